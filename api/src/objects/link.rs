@@ -1,0 +1,178 @@
+//! `Link`: this cluster's record of one peer.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::Metadata;
+use crate::names::{ClusterName, Namespace, TrustDomain};
+
+/// A peer: `metadata.name` is the name by which this cluster calls it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Link {
+    /// `hawser.dev/v1alpha1`
+    pub api_version: String,
+    /// `Link`
+    pub kind: String,
+    /// Name.
+    pub metadata: Metadata,
+    /// The rest.
+    pub spec: LinkSpec,
+}
+
+/// See [`Link`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LinkSpec {
+    /// The peer's trust domain.
+    pub trust_domain: TrustDomain,
+    /// The peer's anchors as a SPIFFE JWKS document; absent: the peer hangs under this cluster's own root, and is held
+    /// to its own trust domain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<String>,
+    /// Where the peer's gateways are.
+    pub gateways: Vec<LinkGateway>,
+    /// How to reach them.
+    #[serde(default)]
+    pub transport: Transport,
+    /// The peer's region.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub region: String,
+    /// What to take of what the peer offers; absent: everything, into namespaces of the same name.
+    #[serde(default)]
+    pub import: Import,
+}
+
+/// One of a peer's gateways.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LinkGateway {
+    /// A name for people and metrics.
+    pub name: Namespace,
+    /// Address and port, UDP and TCP.
+    pub address: SocketAddr,
+}
+
+/// Which transport tunnels use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// QUIC only.
+    Quic,
+    /// TCP only.
+    Tcp,
+    /// Races both with a head start for QUIC, and falls back where UDP is dropped.
+    #[default]
+    Auto,
+}
+
+impl Transport {
+    /// The word used in objects, on the wire and as a metric label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Quic => "quic",
+            Self::Tcp => "tcp",
+            Self::Auto => "auto",
+        }
+    }
+}
+
+impl std::str::FromStr for Transport {
+    type Err = UnknownTransport;
+    fn from_str(text: &str) -> Result<Self, UnknownTransport> {
+        [Self::Quic, Self::Tcp, Self::Auto].into_iter().find(|t| t.as_str() == text).ok_or(UnknownTransport)
+    }
+}
+
+/// A word that names no transport.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the transport is one of quic, tcp and auto")]
+pub struct UnknownTransport;
+
+/// What is taken from a peer, and under which names.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Import {
+    /// Namespaces of the peer that are taken, and the local namespace that each becomes; absent: all, unchanged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespaces: Option<Vec<NamespaceMap>>,
+    /// A mirror's name: `{service}` and `{cluster}` are replaced; absent: `{service}-{cluster}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_template: Option<String>,
+}
+
+/// One namespace of the peer and what it is called here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NamespaceMap {
+    /// At the peer.
+    pub from: Namespace,
+    /// Here; absent: the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Namespace>,
+}
+
+/// Where a link stands, one a peer; written beside the object.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LinkStatus {
+    /// `Ready`, `CatalogFresh`, `GatewayReachable`.
+    pub conditions: Vec<Condition>,
+    /// Transport in use, per gateway.
+    pub gateways: Vec<LinkGatewayStatus>,
+    /// Services that the peer offers.
+    pub offered: u32,
+    /// Services that are mirrored here.
+    pub imported: u32,
+    /// Services that are not, and why.
+    pub refused: Vec<RefusedImport>,
+    /// The peer's region as its catalog says.
+    pub region: String,
+}
+
+/// One gateway of a link as the mirror controller last saw it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LinkGatewayStatus {
+    /// The gateway's name in the Link.
+    pub name: String,
+    /// Its address.
+    pub address: String,
+    /// Answers probes.
+    pub alive: bool,
+    /// `quic` or `tcp`.
+    pub transport: String,
+    /// Round trip of the last probe, microseconds.
+    pub round_trip_us: u64,
+}
+
+/// A service that was offered and not taken.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedImport {
+    /// As the peer names it (cut and cleaned).
+    pub service: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A Kubernetes-style condition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// Such as `Ready`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// One word.
+    pub reason: String,
+    /// A sentence with the remedy.
+    pub message: String,
+}
+
+/// A peer's name and its local objects' suffix are the same thing.
+pub fn peer_name(link: &Link) -> Result<ClusterName, crate::names::NameError> {
+    link.metadata.name.parse()
+}

@@ -1,0 +1,1 @@
+//! Hawser's end-to-end tests: harness and fabrics of real processes

@@ -1,0 +1,1 @@
+//! Hawser's gateway: listen, admit, route, dial, carry

@@ -1,0 +1,1 @@
+//! Hawser's mirror controller: watch, world, plan, apply; catalog and discovery

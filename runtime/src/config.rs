@@ -1,0 +1,65 @@
+//! Reads a daemon's configuration: one YAML file, unknown fields refused.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Why a configuration cannot be used: file, line and field are in the message.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {reason}")]
+pub struct ConfigError {
+    path: String,
+    reason: String,
+}
+
+/// Reads and checks a file.
+pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    let fail = |reason: String| ConfigError { path: path.display().to_string(), reason };
+    let text = std::fs::read_to_string(path).map_err(|e| fail(e.to_string()))?;
+    serde_saphyr::from_str(&text).map_err(|e| fail(e.to_string()))
+}
+
+/// The `process` section of every daemon's configuration.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ProcessConfig {
+    /// The process's name, such as `east/gateway-0`.
+    pub name: String,
+    /// Loopback address of the admin server; port 0 takes a free one.
+    pub admin: SocketAddr,
+    /// Written when the process serves: `{"name":…,"kind":…,"pid":…,"admin":"ip:port", …}`.
+    pub run_file: PathBuf,
+    /// How long a drain may take before what is left is cut, seconds.
+    #[serde(default = "drain_seconds")]
+    pub drain_seconds: u64,
+}
+
+fn drain_seconds() -> u64 {
+    30
+}
+
+/// The `identity` section: where this process's certificate comes from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct IdentityConfig {
+    /// This cluster's trust domain.
+    pub trust_domain: hawser_api::TrustDomain,
+    /// The trust anchor's Unix socket.
+    pub socket: PathBuf,
+    /// File with a one-time join token; may be absent.
+    pub join_token: PathBuf,
+    /// Directory in which key, chain and bundle are kept.
+    pub store: PathBuf,
+}
+
+/// The `discovery` section: where this process's tables come from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DiscoveryConfig {
+    /// The mirror controller's Unix socket.
+    pub socket: PathBuf,
+    /// File with the last known tables.
+    pub last_known: PathBuf,
+}

@@ -1,0 +1,19 @@
+//! What every daemon needs once: a process, not a policy.
+//!
+//! ```text
+//! config    a YAML file, read once, unknown fields refused
+//! clock     the only place that reads the time
+//! log       one line an event, plain or JSON; access records
+//! process   signals, shutdown, tasks with an owner, the run file
+//! admin     /live /ready /metrics and the daemon's own JSON pages, on a loopback port
+//! subscribe the mirror controller's tables as a watch value, with the last known state on disk
+//! ```
+
+pub mod admin;
+pub mod clock;
+pub mod config;
+pub mod log;
+pub mod process;
+pub mod subscribe;
+
+pub use process::Process;

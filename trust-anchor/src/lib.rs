@@ -1,0 +1,1 @@
+//! Hawser's trust anchor: root, intermediates, issuer

@@ -1,0 +1,1 @@
+//! Length-prefixed frames: two bytes big endian, then at most 16 KiB.

@@ -1,0 +1,1 @@
+//! Tunnels over TCP: one connection per sealed session, handed off by close_notify.

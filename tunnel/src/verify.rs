@@ -1,0 +1,1 @@
+//! The verifier: pure, time is an argument. See DESIGN section 6 and TRUST.md.
