@@ -1,0 +1,88 @@
+//! Measures Hawser next to its peers: client → egress → gateway → inbound → server, all on this machine.
+//!
+//! ```text
+//! run    starts every chain (chain, hawser, peers), then alternates over them row by row (rows), and writes report
+//! serve  the server at the end of a chain, pinned to the load's core
+//! load   one measurement from the client's end, pinned to the load's core, printed as JSON
+//! ```
+//!
+//! Load and server share core 0; every proxy of a chain shares core 1: what is measured is the proxies' own work.
+
+mod chain;
+mod hawser;
+mod load;
+mod peers;
+mod process;
+mod report;
+mod rows;
+mod serve;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Measures Hawser next to its peers on one path, in one run")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measures every row on every chain and writes results.json and RESULTS.md.
+    Run {
+        /// Where the results go.
+        #[arg(long, default_value = "bench")]
+        out: PathBuf,
+        /// The hawser binary (release build).
+        #[arg(long, default_value = "target/release/hawser")]
+        hawser: PathBuf,
+        /// The Envoy binary; without it that column stays empty.
+        #[arg(long)]
+        envoy: Option<PathBuf>,
+        /// Measurements per row and chain; the median counts.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Only these chains (comma-separated), for trying things out.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// Only these rows (comma-separated).
+        #[arg(long, value_delimiter = ',')]
+        rows: Vec<String>,
+    },
+    /// Renders RESULTS.md from results.json.
+    Render {
+        /// The folder that holds both.
+        #[arg(long, default_value = "bench")]
+        out: PathBuf,
+    },
+    /// The server at the end of a chain.
+    Serve {
+        /// Where to listen.
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+    /// One measurement from the client's end.
+    Load {
+        /// Where the chain begins.
+        #[arg(long)]
+        to: SocketAddr,
+        #[command(subcommand)]
+        kind: load::Kind,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Command::Run { out, hawser, envoy, rounds, only, rows } => {
+            let binaries = chain::Binaries { hawser, envoy };
+            let results = rows::measure(&binaries, rounds, &only, &rows)?;
+            report::write(&out, &results)
+        }
+        Command::Render { out } => report::render(&out),
+        Command::Serve { listen } => serve::run(listen),
+        Command::Load { to, kind } => load::run(to, &kind),
+    }
+}

@@ -1,0 +1,199 @@
+//! results.json, and RESULTS.md made from it: lost rows first.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::rows::HALF_LOAD_RATE;
+
+/// Everything that one run measured.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Results {
+    machine: Machine,
+    rounds: usize,
+    rows: Vec<Row>,
+}
+
+/// One row over all chains.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) unit: String,
+    /// `higher` or `lower`.
+    pub(crate) better: String,
+    /// Chain to median.
+    pub(crate) values: BTreeMap<String, f64>,
+}
+
+/// What the run ran on.
+#[derive(Serialize, Deserialize)]
+struct Machine {
+    cpu: String,
+    cores: usize,
+    memory_gb: u64,
+    kernel: String,
+    peers: BTreeMap<String, String>,
+}
+
+/// A row's target against Envoy in the same run: the column that it holds for, and the ratio to reach.
+const TARGETS: &[(&str, &str, f64)] = &[
+    ("gateway_cpu_s_per_gb", "hawser_tcp", 0.2),
+    ("bulk_gbps_8", "hawser_tcp", 1.2),
+    ("bulk_gbps_8", "hawser_quic", 0.5),
+    ("egress_cpu_s_per_gb", "hawser_tcp", 1.0),
+    ("inbound_cpu_s_per_gb", "hawser_tcp", 1.0),
+    ("connections_per_s", "hawser_tcp", 5.0),
+    ("first_byte_new_connection_us", "hawser_tcp", 0.5),
+    ("http1_rps", "hawser_tcp", 1.0),
+    ("http1_p99_ms_at_half_load", "hawser_tcp", 1.0),
+];
+
+/// Targets in the row's own unit.
+const BOUNDS: &[(&str, &str, f64)] = &[
+    ("rss_mb_at_rest_proxy", "hawser_tcp", 20.0),
+    ("rss_mb_at_rest_gateway", "hawser_tcp", 30.0),
+    ("idle_connection_kb", "hawser_tcp", 16.0),
+];
+
+const COLUMNS: [&str; 6] = ["raw", "hawser_tcp", "hawser_quic", "envoy", "haproxy", "nginx"];
+
+impl Results {
+    /// With the machine's facts.
+    pub(crate) fn new(rounds: usize, rows: Vec<Row>) -> Self {
+        Self { machine: machine(), rounds, rows }
+    }
+}
+
+fn machine() -> Machine {
+    let field = |file: &str, key: &str| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with(key)).unwrap_or_default();
+        line.split_once(':').map_or(String::new(), |(_, value)| value.trim().to_owned())
+    };
+    let memory: u64 = field("/proc/meminfo", "MemTotal").trim_end_matches(" kB").parse().unwrap_or(0);
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
+    Machine {
+        cpu: field("/proc/cpuinfo", "model name"),
+        cores: std::thread::available_parallelism().map_or(0, usize::from),
+        memory_gb: memory / 1_000_000,
+        kernel,
+        peers: versions(),
+    }
+}
+
+fn versions() -> BTreeMap<String, String> {
+    let first_line = |program: &str, argument: &str| {
+        let output = std::process::Command::new(program).arg(argument).output().ok()?;
+        let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
+        String::from_utf8_lossy(&text).lines().next().map(|line| line.chars().take(60).collect::<String>())
+    };
+    [("haproxy", "-v"), ("nginx", "-v"), ("wrk", "-v"), ("h2load", "--version")]
+        .into_iter()
+        .filter_map(|(program, argument)| Some((program.to_owned(), first_line(program, argument)?)))
+        .collect()
+}
+
+/// Writes both files.
+pub(crate) fn write(out: &Path, results: &Results) -> Result<()> {
+    std::fs::write(out.join("results.json"), serde_json::to_string_pretty(results)? + "\n")?;
+    render(out)
+}
+
+/// Writes RESULTS.md from results.json.
+pub(crate) fn render(out: &Path) -> Result<()> {
+    let path = out.join("results.json");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("{} is missing: make bench", path.display()))?;
+    let results: Results = serde_json::from_str(&text)?;
+    std::fs::write(out.join("RESULTS.md"), page(&results)?)?;
+    Ok(())
+}
+
+fn page(results: &Results) -> Result<String> {
+    let mut text = String::from("# Results\n\n");
+    let machine = &results.machine;
+    writeln!(
+        text,
+        "Medians of {} rounds, alternating over the chains in one run. Repeat with `make bench`.\n\n\
+         {} cores of {}, {} GB, Linux {}. Load and server share core 0, every proxy of a chain shares core 1: \
+         read ratios, not absolutes. TLS 1.3, P-256 certificates, AES-128-GCM, no session resumption anywhere (Hawser \
+         verifies every peer every time; the others are set to do the same). HTTP/1.1 by wrk with 32 connections, \
+         HTTP/2 by h2load with 8 connections of 16 streams, 1 KiB answers from nginx. Half load is {HALF_LOAD_RATE} \
+         requests a second for every chain, latency counted from when a request was due. The peers' configurations \
+         are in `bench/peers`.\n",
+        results.rounds, machine.cores, machine.cpu, machine.memory_gb, machine.kernel
+    )?;
+    for (peer, version) in &machine.peers {
+        writeln!(text, "- {peer}: {version}")?;
+    }
+    targets(&mut text, results)?;
+    table(&mut text, results)?;
+    Ok(text)
+}
+
+/// How a target went.
+struct Verdict {
+    line: String,
+    lost: bool,
+}
+
+fn targets(text: &mut String, results: &Results) -> Result<()> {
+    let find = |row: &str| results.rows.iter().find(|r| r.name == row);
+    let against_envoy = TARGETS.iter().filter_map(|(name, column, target)| {
+        let row = find(name)?;
+        let ratio = row.values.get(*column)? / row.values.get("envoy")?;
+        let lost = if row.better == "higher" { ratio < *target } else { ratio > *target };
+        let sign = if row.better == "higher" { "≥" } else { "≤" };
+        let line = format!("| {name} | {column} | {ratio:.2} × Envoy | {sign} {target} × | {} |", word(lost));
+        Some(Verdict { line, lost })
+    });
+    let bounds = BOUNDS.iter().filter_map(|(name, column, target)| {
+        let row = find(name)?;
+        let value = *row.values.get(*column)?;
+        let lost = value > *target;
+        let line =
+            format!("| {name} | {column} | {value:.1} {} | ≤ {target} {} | {} |", row.unit, row.unit, word(lost));
+        Some(Verdict { line, lost })
+    });
+    let mut verdicts: Vec<Verdict> = against_envoy.chain(bounds).collect();
+    verdicts.sort_by_key(|verdict| !verdict.lost);
+    writeln!(text, "\n## Targets, lost ones first\n\n| row | column | measured | to reach | |\n|---|---|---|---|---|")?;
+    for verdict in verdicts {
+        writeln!(text, "{}", verdict.line)?;
+    }
+    Ok(())
+}
+
+fn word(lost: bool) -> &'static str {
+    if lost { "**lost**" } else { "reached" }
+}
+
+fn table(text: &mut String, results: &Results) -> Result<()> {
+    writeln!(text, "\n## Every row, those in which a peer beats Hawser over TCP first\n")?;
+    writeln!(text, "| row | unit | better | {} |", COLUMNS.join(" | "))?;
+    writeln!(text, "|---|---|---|{}", "---|".repeat(COLUMNS.len()))?;
+    let mut rows: Vec<&Row> = results.rows.iter().collect();
+    rows.sort_by_key(|row| !beaten(row));
+    for row in rows {
+        let cells = COLUMNS.map(|column| row.values.get(column).map_or("–".to_owned(), |value| short(*value)));
+        writeln!(text, "| {} | {} | {} | {} |", row.name, row.unit, row.better, cells.join(" | "))?;
+    }
+    Ok(())
+}
+
+/// Whether any peer has a better value than Hawser over TCP.
+fn beaten(row: &Row) -> bool {
+    let Some(own) = row.values.get("hawser_tcp") else { return false };
+    let peers = ["envoy", "haproxy", "nginx"].into_iter().filter_map(|peer| row.values.get(peer));
+    peers.into_iter().any(|peer| if row.better == "higher" { peer > own } else { peer < own })
+}
+
+fn short(value: f64) -> String {
+    match value {
+        v if v >= 1000.0 => format!("{v:.0}"),
+        v if v >= 10.0 => format!("{v:.1}"),
+        v => format!("{v:.2}"),
+    }
+}
