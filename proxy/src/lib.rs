@@ -7,4 +7,9 @@
 //! tables:   mirror controller ─▶ watch ─▶ table (an immutable snapshot that everything above reads)
 //! ```
 
+pub mod context;
+pub mod metrics;
+pub mod outbound;
+pub mod session;
+pub mod streams;
 pub mod table;
