@@ -63,3 +63,25 @@ pub struct DiscoveryConfig {
     /// File with the last known tables.
     pub last_known: PathBuf,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_that_does_not_exist_is_refused_with_file_and_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("gateway.yaml");
+        std::fs::write(&path, "name: a/b\nadmin: 127.0.0.1:0\nrunFile: r\ndrainSecond: 4\n").unwrap();
+        let error = load::<ProcessConfig>(&path).unwrap_err().to_string();
+        assert!(error.contains("gateway.yaml") && error.contains("drainSecond"), "{error}");
+    }
+
+    #[test]
+    fn what_is_left_out_has_a_default() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("gateway.yaml");
+        std::fs::write(&path, "name: a/b\nadmin: 127.0.0.1:0\nrunFile: r\n").unwrap();
+        assert_eq!(load::<ProcessConfig>(&path).unwrap().drain_seconds, 30);
+    }
+}
