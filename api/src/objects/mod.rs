@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod core;
 pub mod export;
 pub mod link;
+pub mod load;
 pub mod policy;
 
 use std::collections::BTreeMap;
