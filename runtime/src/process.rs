@@ -31,8 +31,9 @@ pub struct Process {
     pub drain: CancellationToken,
     /// Fires `drain_seconds` after `drain`, or at a second signal: end now.
     pub stop: CancellationToken,
-    /// Every task of the daemon; the process ends when all have ended (or `stop` is past).
+    /// Live work, such as streams: the process ends when all of it has ended (or `stop` is past).
     pub tasks: TaskTracker,
+    background: TaskTracker,
     /// Metrics. Register them with their full names, `hawser_…`.
     pub registry: Arc<Mutex<Registry>>,
     /// JSON pages of the admin server.
@@ -49,6 +50,7 @@ impl Process {
             drain: CancellationToken::new(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            background: TaskTracker::new(),
             registry: Arc::new(Mutex::new(registry)),
             pages: Pages::default(),
             ready: watch::Sender::new(BTreeMap::new()),
@@ -85,13 +87,14 @@ impl Process {
         let _ = conditions.wait_for(ready).await;
     }
 
-    /// Runs a task that ends when `stop` fires, owned by this process.
+    /// Runs a task in the background, owned by this process. It ends when `stop` fires, which it does when the daemon
+    /// has returned and all of [`Self::tasks`] have ended: a task that runs for ever does not hold up the end.
     pub fn spawn<F>(&self, task: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let stop = self.stop.clone();
-        self.tasks.spawn(async move {
+        self.background.spawn(async move {
             stop.run_until_cancelled(task).await;
         });
     }
@@ -161,6 +164,9 @@ where
         () = process.tasks.wait() => {}
         () = past_stop(&process) => tracing::warn!(tasks = process.tasks.len(), "ended with work still under way"),
     }
+    process.stop.cancel();
+    process.background.close();
+    let _ = tokio::time::timeout(AFTER_STOP, process.background.wait()).await;
     remove_run_file(&config.run_file);
     ended
 }
@@ -272,7 +278,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let process = Process::detached();
         let daemon = |process: Process| async move {
-            process.spawn(std::future::pending());
+            let stop = process.stop.clone();
+            process.tasks.spawn(async move { stop.cancelled().await });
             process.drain.cancelled().await;
             Ok(())
         };
@@ -280,6 +287,18 @@ mod tests {
         let before = tokio::time::Instant::now();
         live("proxy", &config(directory.path(), 30), process, daemon).await.unwrap();
         assert_eq!(before.elapsed().as_secs(), 30);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn background_work_that_never_ends_does_not_hold_up_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let before = tokio::time::Instant::now();
+        let daemon = |process: Process| async move {
+            process.spawn(std::future::pending());
+            Ok(())
+        };
+        live("proxy", &config(directory.path(), 30), Process::detached(), daemon).await.unwrap();
+        assert_eq!(before.elapsed().as_secs(), 0);
     }
 
     #[tokio::test(start_paused = true)]
