@@ -25,6 +25,8 @@ pub mod sealed;
 pub mod splice;
 pub mod stream;
 pub mod tcp;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod tls;
 pub mod verify;
 

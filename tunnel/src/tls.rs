@@ -1,20 +1,45 @@
 //! Who we are and whom we trust, as one value that every handshake reads; the only mint of a [`VerifiedPeer`].
+//!
+//! ```text
+//! set_identity ┐
+//! set_anchors  ├─▶ Snapshot{ identity, trust, configs } ─▶ client_config / server_config ─▶ rustls, quinn
+//! set_denied   ┘        │ generation + 1                                │ handshake: Verifier ─▶ verify::verify
+//!                       └─▶ generation(), still_trusts(peer)            └─▶ verified() ─▶ VerifiedPeer
+//! ```
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 use hawser_api::bundle::Bundle;
 use hawser_api::{SpiffeId, TrustDomain};
+use parking_lot::Mutex;
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
 
 use crate::Clock;
+use crate::verify::{self, Fingerprint, Leaf, VerifyError};
+
+mod config;
+mod handshake;
+#[cfg(test)]
+mod tests;
+mod trust;
+
+use config::Configs;
+pub use handshake::HandshakeError;
+pub(crate) use handshake::SERVER_NAME;
+use trust::Trust;
 
 /// Our own X509-SVID with its key.
-#[derive(Debug)]
 pub struct Identity {
     id: SpiffeId,
+    not_before: SystemTime,
     not_after: SystemTime,
+    key: Arc<CertifiedKey>,
 }
 
 /// Why a chain and key are no identity.
@@ -24,8 +49,12 @@ pub struct IdentityError(pub String);
 
 impl Identity {
     /// From a chain (leaf first) and its key; checks that they belong together and that the leaf is an SVID.
-    pub fn new(_chain: Vec<CertificateDer<'static>>, _key: PrivateKeyDer<'static>) -> Result<Self, IdentityError> {
-        unimplemented!()
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, IdentityError> {
+        let leaf = chain.first().ok_or_else(|| IdentityError("an empty chain".into()))?;
+        let leaf = Leaf::read(leaf).map_err(|e| IdentityError(e.to_string()))?;
+        let key = CertifiedKey::from_der(chain, key, &config::provider())
+            .map_err(|e| IdentityError(format!("chain and key do not belong together: {e}")))?;
+        Ok(Self { id: leaf.id, not_before: leaf.not_before, not_after: leaf.not_after, key: Arc::new(key) })
     }
 
     /// Our SPIFFE ID.
@@ -33,9 +62,25 @@ impl Identity {
         &self.id
     }
 
+    /// When the leaf begins.
+    pub fn not_before(&self) -> SystemTime {
+        self.not_before
+    }
+
     /// When the leaf ends.
     pub fn not_after(&self) -> SystemTime {
         self.not_after
+    }
+
+    /// The chain that we present, leaf first.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.key.cert
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("id", &self.id).field("not_after", &self.not_after).finish_non_exhaustive()
     }
 }
 
@@ -45,6 +90,7 @@ pub struct VerifiedPeer {
     id: SpiffeId,
     not_after: SystemTime,
     serial: String,
+    anchor: Fingerprint,
 }
 
 impl VerifiedPeer {
@@ -53,7 +99,7 @@ impl VerifiedPeer {
         &self.id
     }
 
-    /// When its leaf ends: nothing that rests on it may live longer.
+    /// When the first certificate of its path ends: nothing that rests on it may live longer.
     pub fn not_after(&self) -> SystemTime {
         self.not_after
     }
@@ -65,18 +111,12 @@ impl VerifiedPeer {
 }
 
 /// Whom we demand at the other end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Expect {
     /// One of these.
     Identities(Arc<[SpiffeId]>),
     /// Anybody whose trust domain has anchors here; policy decides afterwards. For accepting sides.
     Trusted,
-}
-
-/// Identity and bundles of this process, shared by all its handshakes, swapped without a restart.
-#[derive(Debug, Clone)]
-pub struct Credentials {
-    _inner: Arc<()>,
 }
 
 /// Where a trust domain's anchors come from.
@@ -88,80 +128,192 @@ pub enum Anchors {
     OwnRoot,
 }
 
+/// Identity and bundles of this process, shared by all its handshakes, swapped without a restart.
+#[derive(Clone)]
+pub struct Credentials {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    own: TrustDomain,
+    clock: Clock,
+    snapshot: ArcSwap<Snapshot>,
+    /// Held while a new snapshot is made from the old one.
+    writing: Mutex<()>,
+    generation: watch::Sender<u64>,
+}
+
+/// What a handshake reads: never changed, only replaced.
+struct Snapshot {
+    identity: Option<Arc<Identity>>,
+    trust: Arc<Trust>,
+    configs: Configs,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let snapshot = self.shared.snapshot.load();
+        f.debug_struct("Credentials")
+            .field("identity", &snapshot.identity)
+            .field("trust_domains", &snapshot.trust.domains().collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Credentials {
     /// Nobody, trusting nobody, in a process of this trust domain.
-    pub fn new(_own: TrustDomain, _clock: Clock) -> Self {
-        unimplemented!()
+    pub fn new(own: TrustDomain, clock: Clock) -> Self {
+        let trust = Arc::new(Trust::new(own.clone(), BTreeMap::new(), BTreeSet::new(), clock()).0);
+        let snapshot = Snapshot { identity: None, trust, configs: Configs::default() };
+        let generation = watch::Sender::new(0);
+        let snapshot = ArcSwap::from_pointee(snapshot);
+        Self { shared: Arc::new(Shared { own, clock, snapshot, writing: Mutex::new(()), generation }) }
     }
 
     /// From now on we are this.
-    pub fn set_identity(&self, _identity: Identity) {
-        unimplemented!()
+    pub fn set_identity(&self, identity: Identity) {
+        self.replace(|old| {
+            let trust = Arc::clone(&old.trust);
+            (Some(Snapshot { identity: Some(Arc::new(identity)), trust, configs: Configs::default() }), ())
+        });
     }
 
     /// From now on these are the trust domain's anchors. Expired, malformed and foreign ones are dropped and returned
     /// as reasons. A bundle whose sequence is lower than the one in force is refused whole.
-    pub fn set_anchors(&self, _domain: &TrustDomain, _anchors: Anchors) -> Vec<String> {
-        unimplemented!()
+    pub fn set_anchors(&self, domain: &TrustDomain, anchors: Anchors) -> Vec<String> {
+        self.replace(|old| {
+            if let Err(reason) = old.trust.may_follow(domain, &anchors) {
+                return (None, vec![reason]);
+            }
+            let mut sources = old.trust.sources.clone();
+            sources.insert(domain.clone(), anchors);
+            self.with_sources(old, sources)
+        })
     }
 
     /// From now on nobody of this trust domain is trusted.
-    pub fn remove_anchors(&self, _domain: &TrustDomain) {
-        unimplemented!()
+    pub fn remove_anchors(&self, domain: &TrustDomain) {
+        self.replace(|old| {
+            let mut sources = old.trust.sources.clone();
+            sources.remove(domain);
+            (self.with_sources(old, sources).0, ())
+        });
+    }
+
+    /// From now on exactly these are refused, whatever their certificates say.
+    pub fn set_denied(&self, ids: BTreeSet<SpiffeId>) {
+        self.replace(|old| {
+            let (trust, _) = Trust::new(self.shared.own.clone(), old.trust.sources.clone(), ids, self.now());
+            (changed(old, trust), ())
+        });
+    }
+
+    fn with_sources(
+        &self,
+        old: &Snapshot,
+        sources: BTreeMap<TrustDomain, Anchors>,
+    ) -> (Option<Snapshot>, Vec<String>) {
+        let (trust, dropped) = Trust::new(self.shared.own.clone(), sources, old.trust.denied.clone(), self.now());
+        (changed(old, trust), dropped)
+    }
+
+    /// Makes the next snapshot from the present one, unless nothing has changed.
+    fn replace<T>(&self, next: impl FnOnce(&Snapshot) -> (Option<Snapshot>, T)) -> T {
+        let _writing = self.shared.writing.lock();
+        let (snapshot, out) = next(&self.shared.snapshot.load());
+        if let Some(snapshot) = snapshot {
+            self.shared.snapshot.store(Arc::new(snapshot));
+            // Behind the store: who sees the new number also sees the new snapshot.
+            self.shared.generation.send_modify(|generation| *generation += 1);
+        }
+        out
+    }
+
+    fn now(&self) -> SystemTime {
+        (self.shared.clock)()
     }
 
     /// Who we are; `None` before the first [`set_identity`](Self::set_identity).
     pub fn identity(&self) -> Option<Arc<Identity>> {
-        unimplemented!()
+        self.shared.snapshot.load().identity.clone()
     }
 
     /// The trust domain of this process.
     pub fn own_domain(&self) -> &TrustDomain {
-        unimplemented!()
+        &self.shared.own
     }
 
     /// Grows with every change: what rests on an older generation is to be checked again or dropped.
     pub fn generation(&self) -> watch::Receiver<u64> {
-        unimplemented!()
+        self.shared.generation.subscribe()
+    }
+
+    /// When the last of each trust domain's anchors ends, for metrics and alerts.
+    pub fn anchor_expiries(&self) -> Vec<(TrustDomain, SystemTime)> {
+        self.shared.snapshot.load().trust.expiries()
     }
 
     /// The dialling side's rustls configuration: TLS 1.3, mutual, one ALPN, no tickets, no resumption, no early data;
-    /// the server must be what `expect` says.
+    /// the server must be what `expect` says. Built once per generation.
     pub(crate) fn client_config(
         &self,
-        _expect: &Expect,
-        _alpn: &[u8],
+        expect: &Expect,
+        alpn: &[u8],
     ) -> Result<Arc<rustls::ClientConfig>, HandshakeError> {
-        unimplemented!()
+        let snapshot = self.shared.snapshot.load();
+        let identity = snapshot.usable_identity()?;
+        snapshot.configs.client(expect, alpn, || {
+            let verifier = config::Verifier::new(Arc::clone(&snapshot.trust), expect.clone());
+            config::client(identity, verifier, self.shared.clock, alpn)
+        })
     }
 
     /// The accepting side's, with the same rules; the client's certificate is required.
-    pub(crate) fn server_config(&self, _alpn: &[&[u8]]) -> Result<Arc<rustls::ServerConfig>, HandshakeError> {
-        unimplemented!()
+    pub(crate) fn server_config(&self, alpn: &[&[u8]]) -> Result<Arc<rustls::ServerConfig>, HandshakeError> {
+        let snapshot = self.shared.snapshot.load();
+        let identity = snapshot.usable_identity()?;
+        snapshot.configs.server(alpn, || {
+            let verifier = config::Verifier::new(Arc::clone(&snapshot.trust), Expect::Trusted);
+            config::server(identity, verifier, self.shared.clock, alpn)
+        })
     }
 
-    /// After a handshake has completed: the peer that its certificates name, by the same verifier.
+    /// After a handshake has completed: the peer that its certificates name, by the same verifier and by what is
+    /// trusted now.
     pub(crate) fn verified(
         &self,
-        _chain: &[CertificateDer<'_>],
-        _expect: &Expect,
+        chain: &[CertificateDer<'_>],
+        expect: &Expect,
     ) -> Result<VerifiedPeer, HandshakeError> {
-        unimplemented!()
+        let svid = self.shared.snapshot.load().trust.verify(chain, expect, self.now())?;
+        Ok(VerifiedPeer { id: svid.id, not_after: svid.not_after, serial: svid.serial, anchor: svid.anchor })
     }
 
-    /// Whether this peer would still be accepted now (bundle removed? certificate over?).
-    pub fn still_trusts(&self, _peer: &VerifiedPeer) -> bool {
-        unimplemented!()
+    /// Whom a chain proves now, without a handshake: it says nothing about who holds the key.
+    pub fn proves(&self, chain: &[CertificateDer<'_>]) -> Result<verify::Svid, VerifyError> {
+        self.shared.snapshot.load().trust.verify(chain, &Expect::Trusted, self.now())
+    }
+
+    /// Whether this peer would still be accepted now (bundle removed? anchor gone? denied? certificate over?).
+    pub fn still_trusts(&self, peer: &VerifiedPeer) -> bool {
+        self.shared.snapshot.load().trust.still_holds(&peer.id, peer.anchor, peer.not_after, self.now())
     }
 }
 
-/// Why a handshake failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{reason}: {detail}")]
-pub struct HandshakeError {
-    /// A stable word for metrics: `no_identity`, `timed_out`, `io`, `protocol`, `untrusted`, `expired`,
-    /// `wrong_identity`, `alpn`, `too_large`.
-    pub reason: &'static str,
-    /// For people.
-    pub detail: String,
+impl Snapshot {
+    fn usable_identity(&self) -> Result<&Arc<Identity>, HandshakeError> {
+        self.identity.as_ref().ok_or_else(|| HandshakeError {
+            reason: "no_identity",
+            detail: "this process has no certificate yet: its trust anchor has not answered".into(),
+        })
+    }
+}
+
+/// The next snapshot, if this trust is another than the old one's.
+fn changed(old: &Snapshot, trust: Trust) -> Option<Snapshot> {
+    (trust != *old.trust).then(|| Snapshot {
+        identity: old.identity.clone(),
+        trust: Arc::new(trust),
+        configs: Configs::default(),
+    })
 }

@@ -1,0 +1,115 @@
+//! Whom we trust: the anchors of each trust domain, never pooled, and the deny-list.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
+
+use hawser_api::bundle::Bundle;
+use hawser_api::{SpiffeId, TrustDomain};
+use rustls_pki_types::CertificateDer;
+
+use super::{Anchors, Expect};
+use crate::verify::{ANCHORS_MAX, Anchor, Fingerprint, Svid, VerifyError, verify};
+
+/// Never changed, only replaced.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Trust {
+    /// As they were set: [`Anchors::OwnRoot`] follows our own bundle when that changes.
+    pub(super) sources: BTreeMap<TrustDomain, Anchors>,
+    pub(super) denied: BTreeSet<SpiffeId>,
+    anchors: BTreeMap<TrustDomain, Vec<Anchor>>,
+}
+
+impl Trust {
+    /// Reads all anchors; also returns what was dropped and why.
+    pub(super) fn new(
+        own: TrustDomain,
+        sources: BTreeMap<TrustDomain, Anchors>,
+        denied: BTreeSet<SpiffeId>,
+        now: SystemTime,
+    ) -> (Self, Vec<String>) {
+        let mut dropped = Vec::new();
+        let mut anchors = BTreeMap::new();
+        for (domain, source) in &sources {
+            let found = match (source, sources.get(&own)) {
+                (Anchors::Bundle(bundle), _) => read(bundle, domain, now, &mut dropped),
+                // What is wrong with our own bundle is said once, for our own trust domain; that it also has
+                // authorities of other trust domains is no fault.
+                (Anchors::OwnRoot, Some(Anchors::Bundle(bundle))) => read(bundle, domain, now, &mut Vec::new()),
+                (Anchors::OwnRoot, _) => Vec::new(),
+            };
+            if *source == Anchors::OwnRoot && *domain == own {
+                dropped.push(format!("{domain}: its own anchors can only be a bundle"));
+            }
+            anchors.insert(domain.clone(), found);
+        }
+        (Self { sources, denied, anchors }, dropped)
+    }
+
+    /// Whether these anchors may take the place of those in force: a replayed older bundle may not.
+    pub(super) fn may_follow(&self, domain: &TrustDomain, anchors: &Anchors) -> Result<(), String> {
+        match (self.sources.get(domain), anchors) {
+            (Some(Anchors::Bundle(old)), Anchors::Bundle(new)) if new.sequence < old.sequence => Err(format!(
+                "{domain}: bundle refused, its sequence {} is lower than {} in force",
+                new.sequence, old.sequence
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn domains(&self) -> impl Iterator<Item = &TrustDomain> {
+        self.anchors.keys()
+    }
+
+    pub(super) fn expiries(&self) -> Vec<(TrustDomain, SystemTime)> {
+        let last = |anchors: &Vec<Anchor>| anchors.iter().map(Anchor::not_after).max();
+        self.anchors.iter().filter_map(|(domain, anchors)| Some((domain.clone(), last(anchors)?))).collect()
+    }
+
+    pub(super) fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        expect: &Expect,
+        now: SystemTime,
+    ) -> Result<Svid, VerifyError> {
+        let svid = verify(chain, now, |domain| self.anchors.get(domain).map(Vec::as_slice))?;
+        if self.denied.contains(&svid.id) {
+            return Err(VerifyError::Denied(svid.id));
+        }
+        match expect {
+            Expect::Identities(ids) if !ids.contains(&svid.id) => Err(VerifyError::WrongIdentity(svid.id)),
+            _ => Ok(svid),
+        }
+    }
+
+    /// Whether what was proved by this anchor still is.
+    pub(super) fn still_holds(
+        &self,
+        id: &SpiffeId,
+        anchor: Fingerprint,
+        not_after: SystemTime,
+        now: SystemTime,
+    ) -> bool {
+        let anchors = self.anchors.get(&id.trust_domain()).map(Vec::as_slice).unwrap_or_default();
+        let anchored = anchors.iter().any(|a| a.fingerprint() == anchor && now <= a.not_after());
+        anchored && now <= not_after && !self.denied.contains(id)
+    }
+}
+
+fn read(bundle: &Bundle, domain: &TrustDomain, now: SystemTime, dropped: &mut Vec<String>) -> Vec<Anchor> {
+    let mut anchors: Vec<Anchor> = Vec::new();
+    for (index, der) in bundle.x509_authorities.iter().enumerate() {
+        let reason = match Anchor::read(der, domain) {
+            // webpki never looks at an anchor's times: an old key would be good for ever.
+            Ok(anchor) if anchor.not_after() < now => "has expired".into(),
+            Ok(anchor) if anchors.contains(&anchor) => "occurs twice".into(),
+            Ok(_) if anchors.len() >= ANCHORS_MAX => format!("is one more than {ANCHORS_MAX}"),
+            Ok(anchor) => {
+                anchors.push(anchor);
+                continue;
+            }
+            Err(error) => error.to_string(),
+        };
+        dropped.push(format!("{domain}: anchor {} dropped: {reason}", index + 1));
+    }
+    anchors
+}
