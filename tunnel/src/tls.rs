@@ -229,7 +229,8 @@ impl Credentials {
         out
     }
 
-    fn now(&self) -> SystemTime {
+    /// The time by the clock that it was given.
+    pub(crate) fn now(&self) -> SystemTime {
         (self.shared.clock)()
     }
 
