@@ -1,1 +1,26 @@
-//! Hawser's end-to-end tests: harness and fabrics of real processes
+//! Whole fabrics of real processes, and what is done to them.
+//!
+//! ```text
+//!  yaml ──▶ fabric ──▶ hawser up DIR ──▶ a child process per daemon
+//!             │                              ▲ kill -9, SIGSTOP (daemon)
+//!  servers ◀──┴── proxies ◀── client ◀── load (HTTP at a bounded rate), transfer (long TCP, checked by hash)
+//!  relay: a gateway's address that can drop UDP         place: loopback addresses that no other fabric has
+//! ```
+//!
+//! A test that lacks what it needs fails with the command that provides it.
+
+pub mod binary;
+pub mod client;
+pub mod daemon;
+pub mod fabric;
+pub mod load;
+pub mod place;
+pub mod relay;
+pub mod servers;
+pub mod transfer;
+pub mod wait;
+pub mod yaml;
+
+pub use daemon::Daemon;
+pub use fabric::{Fabric, Plan};
+pub use wait::{eventually, within};
