@@ -2,67 +2,55 @@
 //!
 //! ```text
 //! connect ─ handshake (rustls) ─ record layer (ours, in place, large buffers) ─▶ Shared (h2) │ Dedicated (bytes)
-//! accept  ─ handshake ─ ALPN decides ─▶ SharedServer │ DedicatedServer{ target from the preface }
+//! accept  ─ handshake ─ ALPN decides ─▶ SharedServer │ Dedicated{ target from the preface }
+//!
+//! handshake   rustls, record by record; hands over secrets and key schedule (keys)
+//! record      opens and seals records, no I/O
+//! inbox       socket ─▶ large buffer ─▶ record ─▶ payloads where they lie         outbox: the way back
+//! stream      the two as AsyncRead + AsyncWrite, for HTTP/2
+//! relay       the two against an application's socket, for dedicated sessions (dedicated, preface)
+//! carry       an application's socket against one HTTP/2 stream of a shared session; stream_io: HTTP/1.1 in one
 //! ```
 
-use hawser_api::{Refusal, ServicePort};
+mod buffer;
+mod carry;
+mod dedicated;
+mod handshake;
+mod inbox;
+mod keys;
+mod outbox;
+mod preface;
+pub mod record;
+mod relay;
+pub mod shared;
+mod stream;
+mod stream_io;
+#[cfg(test)]
+mod tests;
+mod wire;
 
-use crate::splice::{Ended, Traffic};
-use crate::stream::TunnelStream;
-use crate::tls::{Credentials, Expect, HandshakeError, VerifiedPeer};
-use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
 
-/// A client's shared session: HTTP/2 inside the sealed session. Clone to send concurrently.
-#[derive(Clone, Debug)]
-pub struct SharedClient {
-    /// Sends requests; `ready()` waits for room.
-    pub requests: h2::client::SendRequest<Bytes>,
-    /// Who serves.
-    pub peer: VerifiedPeer,
-}
+use hawser_api::{Code, Refusal, ServicePort};
 
-/// Drives a shared session; ends when it is over. Whoever gets it must run it.
-pub type Driver = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+use crate::stream::TunnelStream;
+use crate::tls::{Credentials, Expect, HandshakeError, VerifiedPeer};
+use handshake::Handshaken;
 
-/// Opens a shared session in a stream. The driver sends a PING whenever streams are open and nothing came for
-/// `keepalive`, and ends the session when none is answered within the same time again.
-pub async fn connect_shared(
-    _stream: TunnelStream,
-    _credentials: &Credentials,
-    _expect: &Expect,
-    _keepalive: Duration,
-) -> Result<(SharedClient, Driver), Refusal> {
-    unimplemented!()
-}
+pub use dedicated::Dedicated;
+pub use shared::{Driver, SharedClient, SharedServer, StreamIo, carry_stream};
+pub use stream::SealedStream;
 
-/// A dedicated session: the bytes of one application connection.
-#[derive(Debug)]
-pub struct Dedicated {
-    /// The other end.
-    pub peer: VerifiedPeer,
-}
+/// ALPN of a shared session.
+const SHARED: &[u8] = b"h2";
+/// ALPN of a dedicated session.
+const DEDICATED: &[u8] = b"hawser-tcp/1";
 
-/// Opens a dedicated session to this service port.
-pub async fn connect_dedicated(
-    _stream: TunnelStream,
-    _credentials: &Credentials,
-    _expect: &Expect,
-    _target: &ServicePort,
-) -> Result<Dedicated, Refusal> {
-    unimplemented!()
-}
-
-impl Dedicated {
-    /// Carries between the application's connection (from which `early` has been read) and the session. Half-closes
-    /// and resets go through. `Traffic::sent` counts what goes into the session.
-    pub async fn relay(self, _app: TcpStream, _early: Bytes, _traffic: Arc<Traffic>, _cut: CancellationToken) -> Ended {
-        unimplemented!()
-    }
-}
+/// From the first byte to a session that can be used, for the dialling side: a handshake is two round trips and some
+/// milliseconds of CPU, a dedicated session waits for the far application's connect besides. Who can do without an
+/// endpoint sooner drops the future.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A session as the inbound proxy gets it.
 pub enum Accepted {
@@ -77,22 +65,107 @@ pub enum Accepted {
     },
 }
 
-/// The server's end of a shared session.
-pub struct SharedServer {
-    /// The caller.
-    pub peer: VerifiedPeer,
-    /// Its streams.
-    pub connection: h2::server::Connection<SealedStream, Bytes>,
+/// Opens a shared session in a stream. The driver sends a PING when nothing came for `keepalive`, and ends the session
+/// when nothing comes within the same time again; on a session that nobody uses it asks ever more rarely, down to an
+/// eighth.
+pub async fn connect_shared(
+    stream: TunnelStream,
+    credentials: &Credentials,
+    expect: &Expect,
+    keepalive: Duration,
+) -> Result<(SharedClient, Driver), Refusal> {
+    let connect = async {
+        let (stream, peer) = connect(stream, credentials, expect, SHARED).await?;
+        shared::client(stream, peer, keepalive).await
+    };
+    in_time(connect).await
 }
 
-/// TLS over a [`TunnelStream`]: what HTTP/2 runs on.
-pub type SealedStream = TunnelStream;
+/// Opens a dedicated session to this service port; returns when the server's application has accepted.
+pub async fn connect_dedicated(
+    stream: TunnelStream,
+    credentials: &Credentials,
+    expect: &Expect,
+    target: &ServicePort,
+) -> Result<Dedicated, Refusal> {
+    let connect = async {
+        let (stream, peer) = connect(stream, credentials, expect, DEDICATED).await?;
+        dedicated::open(stream, peer, target).await
+    };
+    in_time(connect).await
+}
 
 /// Does the server's side of the handshake (and reads the preface of a dedicated session) within `deadline`.
 pub async fn accept(
-    _stream: TunnelStream,
-    _credentials: &Credentials,
-    _deadline: Duration,
+    stream: TunnelStream,
+    credentials: &Credentials,
+    deadline: Duration,
 ) -> Result<Accepted, HandshakeError> {
-    unimplemented!()
+    let accept = async {
+        let config = credentials.server_config(&[SHARED, DEDICATED])?;
+        let session = handshake::server(stream, config).await?;
+        let peer = credentials.verified(&session.chain, &Expect::Trusted)?;
+        match session.alpn.as_slice() {
+            SHARED => Ok(Accepted::Shared(shared::server(SealedStream::new(session), peer).await?)),
+            DEDICATED => dedicated::accept(SealedStream::new(session), peer).await,
+            other => Err(no_alpn(other)),
+        }
+    };
+    tokio::time::timeout(deadline, accept).await.unwrap_or_else(|_| Err(HandshakeError::timed_out("the session")))
+}
+
+async fn connect(
+    stream: TunnelStream,
+    credentials: &Credentials,
+    expect: &Expect,
+    alpn: &[u8],
+) -> Result<(SealedStream, VerifiedPeer), Refusal> {
+    let connect = async {
+        let config: Arc<_> = credentials.client_config(expect, alpn)?;
+        let session: Handshaken = handshake::client(stream, config).await?;
+        if session.alpn != alpn {
+            return Err(no_alpn(&session.alpn));
+        }
+        let peer = credentials.verified(&session.chain, expect)?;
+        Ok((SealedStream::new(session), peer))
+    };
+    connect.await.map_err(|error| refusal(&error))
+}
+
+async fn in_time<T>(connect: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+    let late = || {
+        let message = format!("the endpoint gave no session within {CONNECT_TIMEOUT:?}");
+        Refusal::new(
+            Code::TimedOut,
+            message,
+            "check that its proxy runs, is not overloaded, and reaches its application",
+        )
+    };
+    tokio::time::timeout(CONNECT_TIMEOUT, connect).await.unwrap_or_else(|_| Err(late()))
+}
+
+fn no_alpn(alpn: &[u8]) -> HandshakeError {
+    let name = String::from_utf8_lossy(alpn).into_owned();
+    HandshakeError { reason: "alpn", detail: format!("the peer chose the protocol {name:?}, which was not offered") }
+}
+
+/// What to do when a server does not take our certificate.
+const OUR_CERTIFICATE: &str = "check that its cluster trusts ours, and that the clocks of both sides agree";
+
+/// A failed handshake as the dialling side tells it.
+fn refusal(error: &HandshakeError) -> Refusal {
+    let (code, remedy) = match error.reason {
+        "no_identity" => (Code::NotReady, "wait until this process has its certificate; see the trust anchor's log"),
+        "timed_out" => (Code::TimedOut, "check that the endpoint's proxy runs and is not overloaded"),
+        "wrong_identity" | "untrusted" | "denied" | "too_large" => {
+            (Code::WrongIdentity, "compare the server's certificate with the identities that discovery gives")
+        }
+        "expired" | "not_yet_valid" => {
+            (Code::WrongIdentity, "check the server's renewal, and the clocks of both sides")
+        }
+        "refused_by_peer" => (Code::EndpointUnreachable, OUR_CERTIFICATE),
+        "alpn" => (Code::EndpointUnreachable, "check that a Hawser proxy listens at the endpoint"),
+        _ => (Code::EndpointUnreachable, "check that the endpoint's proxy runs and accepts sealed sessions"),
+    };
+    Refusal::new(code, format!("sealed session: {error}"), remedy)
 }

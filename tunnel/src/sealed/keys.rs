@@ -1,0 +1,43 @@
+//! Where the record layer's next keys come from: rustls's key schedule, without its record layer.
+
+use rustls::ConnectionTrafficSecrets;
+use rustls::client::ClientConnectionData;
+use rustls::kernel::KernelConnection;
+use rustls::server::ServerConnectionData;
+
+use super::record::RecordError;
+
+type Next = Result<(u64, ConnectionTrafficSecrets), RecordError>;
+
+/// One end's key schedule.
+pub(crate) enum Keys {
+    /// We dialled.
+    Client(Box<KernelConnection<ClientConnectionData>>),
+    /// We accepted.
+    Server(Box<KernelConnection<ServerConnectionData>>),
+}
+
+impl Keys {
+    /// Only servers send tickets, so only clients may get them.
+    pub(crate) fn is_client(&self) -> bool {
+        matches!(self, Self::Client(_))
+    }
+
+    /// The next keys for sending (RFC 8446 section 7.2).
+    pub(crate) fn next_tx(&mut self) -> Next {
+        match self {
+            Self::Client(connection) => connection.update_tx_secret(),
+            Self::Server(connection) => connection.update_tx_secret(),
+        }
+        .map_err(|_| RecordError::Exhausted)
+    }
+
+    /// The next keys for receiving.
+    pub(crate) fn next_rx(&mut self) -> Next {
+        match self {
+            Self::Client(connection) => connection.update_rx_secret(),
+            Self::Server(connection) => connection.update_rx_secret(),
+        }
+        .map_err(|_| RecordError::Exhausted)
+    }
+}
