@@ -1,1 +1,81 @@
-fn main() {}
+//! `hawser`: run a fabric, look into it, and be each of its daemons.
+
+mod admin;
+mod daemon;
+mod echo;
+mod fabric;
+mod http;
+mod print;
+mod state;
+mod trust;
+mod up;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// How jemalloc is tuned: `.cargo/config.toml`.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Tie clusters together: services exported in one are callable, by name, in every cluster linked to it.
+#[derive(Debug, Parser)]
+#[command(name = "hawser", version, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Up(up::Up),
+    Echo(echo::Echo),
+    #[command(subcommand)]
+    Trust(trust::Trust),
+    #[command(flatten)]
+    Daemon(daemon::Daemon),
+    /// Print the version.
+    Version,
+    /// Print a completion script for a shell.
+    Completion {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Start a program that ends when its parent does. For `hawser up`.
+    #[command(hide = true)]
+    RunChild(up::child::RunChild),
+}
+
+fn main() -> std::process::ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            print::note(format!("{} {error:#}", print::coloured(anstyle::AnsiColor::Red, "error:")));
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<std::process::ExitCode> {
+    match command {
+        Command::Up(args) => up::run(&args)?,
+        Command::Echo(args) => echo::run(&args)?,
+        Command::Trust(command) => trust::run(&command)?,
+        Command::Daemon(daemon) => daemon::run(&daemon)?,
+        Command::Version => print::out(concat!("hawser ", env!("CARGO_PKG_VERSION"))),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "hawser", &mut std::io::stdout());
+        }
+        Command::RunChild(args) => up::child::become_child(&args)?,
+    }
+    Ok(std::process::ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}
