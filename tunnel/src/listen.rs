@@ -1,15 +1,30 @@
 //! The accepting side of tunnels: one port number, UDP and TCP.
+//!
+//! ```text
+//! TunnelListener ─ accept ─▶ Incoming ─ handshake ─▶ Tunnel ─ next_open ─▶ Arrival ─ accept ─▶ TunnelStream
+//!   (slots for handshakes)                             │ go_away, cut          └ refuse
+//! ```
+
+mod crypto;
+mod tunnel;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hawser_api::Refusal;
-use hawser_api::objects::link::Transport;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
-use crate::open::{OpenRequest, OpenedAnswer};
-use crate::stream::TunnelStream;
-use crate::tls::{Credentials, HandshakeError, VerifiedPeer};
+use crate::quic;
+use crate::stream::reset_on_close;
+use crate::tcp::Session;
+use crate::tls::{Credentials, Expect, HandshakeError};
+use crypto::Crypto;
+
+pub use tunnel::{Arrival, Tunnel};
 
 /// Bounds of the accepting side; [`Default`] argues for each value.
 #[derive(Debug, Clone)]
@@ -26,101 +41,243 @@ pub struct ListenConfig {
     pub streams_per_connection: u32,
 }
 
+impl Default for ListenConfig {
+    fn default() -> Self {
+        Self {
+            // Three round trips around the world, and two lost packets.
+            handshake_timeout: Duration::from_secs(5),
+            // One flight that the dialler sends at once.
+            open_timeout: Duration::from_secs(5),
+            // Longer than a dialler keeps one (DialerConfig::warm_lifetime), so that it is never the gateway's close
+            // that a dialler meets when it opens.
+            warm_timeout: Duration::from_secs(60),
+            // A handshake is the better part of a millisecond of CPU: this is half a second of one core, and every
+            // slot is held for `handshake_timeout` at most.
+            handshakes: 512,
+            // quinn keeps some 32 bytes for each stream that may come.
+            streams_per_connection: 1024,
+        }
+    }
+}
+
+/// What the accepting side turned away, for metrics.
+#[derive(Debug, Default)]
+pub struct Turned {
+    /// TCP connections closed and QUIC connections ignored because every handshake slot was taken.
+    pub dropped: AtomicU64,
+    /// QUIC connections asked to prove their address first.
+    pub retried: AtomicU64,
+}
+
 /// A listener on one address, UDP and TCP.
 #[derive(Debug)]
-pub struct TunnelListener {}
+pub struct TunnelListener {
+    tcp: TcpListener,
+    quic: quinn::Endpoint,
+    local: SocketAddr,
+    shared: Arc<Shared>,
+    closed: CancellationToken,
+}
+
+/// What every connection of a listener uses.
+#[derive(Debug)]
+struct Shared {
+    credentials: Credentials,
+    config: ListenConfig,
+    crypto: Crypto,
+    slots: Arc<Semaphore>,
+    turned: Turned,
+}
+
+/// A port that is free for TCP may be taken for UDP; after this many tries something else is wrong.
+const PORT_TRIES: usize = 32;
+/// Connections that the kernel completes before we take them.
+const BACKLOG: u32 = 1024;
+/// After a failure to accept (no descriptors left, say) trying again at once would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 impl TunnelListener {
     /// Binds both; port 0 takes a port that is free for both.
-    pub async fn bind(_address: SocketAddr, _credentials: Credentials, _config: ListenConfig) -> io::Result<Self> {
-        unimplemented!()
+    pub async fn bind(address: SocketAddr, credentials: Credentials, config: ListenConfig) -> io::Result<Self> {
+        let (tcp, quic) = bind_both(address)?;
+        let local = tcp.local_addr()?;
+        let shared = Shared {
+            crypto: Crypto::new(credentials.clone(), config.streams_per_connection),
+            slots: Arc::new(Semaphore::new(config.handshakes)),
+            turned: Turned::default(),
+            credentials,
+            config,
+        };
+        Ok(Self { tcp, quic, local, shared: Arc::new(shared), closed: CancellationToken::new() })
     }
 
     /// The address in use.
     pub fn local_addr(&self) -> SocketAddr {
-        unimplemented!()
+        self.local
     }
 
-    /// The next connection that wants in; `None` after [`close`](Self::close).
+    /// What was turned away so far.
+    pub fn turned(&self) -> &Turned {
+        &self.shared.turned
+    }
+
+    /// The next connection that wants in; `None` after [`close`](Self::close). Cancel safe.
     pub async fn accept(&self) -> Option<Incoming> {
-        unimplemented!()
+        loop {
+            let mut generation = self.shared.credentials.generation();
+            generation.mark_unchanged();
+            self.refresh();
+            tokio::select! {
+                () = self.closed.cancelled() => return None,
+                accepted = self.tcp.accept() => match accepted {
+                    Ok((socket, remote)) => if let Some(incoming) = self.admit_tcp(socket, remote) {
+                        return Some(incoming);
+                    },
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept TCP connections; trying again");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(incoming) = self.quic.accept() => if let Some(incoming) = self.admit_quic(incoming) {
+                    return Some(incoming);
+                },
+                // The endpoint must read new connections with the certificates of now.
+                Ok(()) = generation.changed() => {}
+            }
+        }
     }
 
     /// Takes no more connections. Those that are there go on.
     pub fn close(&self) {
-        unimplemented!()
+        self.closed.cancel();
+        self.quic.set_server_config(None);
     }
+
+    fn refresh(&self) {
+        if !self.closed.is_cancelled()
+            && let Some(config) = self.shared.crypto.refreshed()
+        {
+            self.quic.set_server_config(Some(config));
+        }
+    }
+
+    fn admit_tcp(&self, socket: TcpStream, remote: SocketAddr) -> Option<Incoming> {
+        match self.shared.slots.clone().try_acquire_owned() {
+            Ok(slot) => Some(self.incoming(Kind::Tcp(socket), remote, slot)),
+            Err(_) => {
+                self.shared.turned.dropped.fetch_add(1, Ordering::Relaxed);
+                // Otherwise a flood leaves its TIME_WAITs here.
+                reset_on_close(&socket);
+                None
+            }
+        }
+    }
+
+    fn admit_quic(&self, incoming: quinn::Incoming) -> Option<Incoming> {
+        let remote = incoming.remote_address();
+        let crowded = self.shared.slots.available_permits() < self.shared.config.handshakes.div_ceil(2);
+        if crowded && incoming.may_retry() {
+            self.shared.turned.retried.fetch_add(1, Ordering::Relaxed);
+            // It was allowed a moment ago.
+            let _ = incoming.retry();
+            return None;
+        }
+        match self.shared.slots.clone().try_acquire_owned() {
+            Ok(slot) => Some(self.incoming(Kind::Quic(incoming), remote, slot)),
+            Err(_) => {
+                self.shared.turned.dropped.fetch_add(1, Ordering::Relaxed);
+                incoming.ignore();
+                None
+            }
+        }
+    }
+
+    fn incoming(&self, kind: Kind, remote: SocketAddr, slot: OwnedSemaphorePermit) -> Incoming {
+        Incoming { kind, remote, slot, shared: self.shared.clone() }
+    }
+}
+
+fn bind_both(address: SocketAddr) -> io::Result<(TcpListener, quinn::Endpoint)> {
+    let mut tries = 0;
+    loop {
+        let tcp = bind_tcp(address)?;
+        match quic::endpoint(tcp.local_addr()?) {
+            Ok(endpoint) => return Ok((tcp, endpoint)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && address.port() == 0 && tries < PORT_TRIES => {
+                tries += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address.ip() {
+        IpAddr::V4(_) => TcpSocket::new_v4()?,
+        IpAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+#[derive(Debug)]
+enum Kind {
+    Tcp(TcpStream),
+    Quic(quinn::Incoming),
 }
 
 /// A connection whose handshake has not been done; dropping it refuses it.
 #[derive(Debug)]
-pub struct Incoming {}
+pub struct Incoming {
+    kind: Kind,
+    remote: SocketAddr,
+    // Held until the handshake is over.
+    slot: OwnedSemaphorePermit,
+    shared: Arc<Shared>,
+}
 
 impl Incoming {
     /// Who connects (the address proves nothing).
     pub fn remote(&self) -> SocketAddr {
-        unimplemented!()
+        self.remote
     }
 
     /// Does the outer handshake within its deadline.
     pub async fn handshake(self) -> Result<Tunnel, HandshakeError> {
-        unimplemented!()
+        let Self { kind, remote, slot, shared } = self;
+        let _slot = slot;
+        let limit = shared.config.handshake_timeout;
+        let shake = async {
+            match kind {
+                Kind::Tcp(socket) => tcp_handshake(socket, remote, &shared).await,
+                Kind::Quic(incoming) => quic_handshake(incoming, remote, &shared).await,
+            }
+        };
+        let late = || HandshakeError { reason: "timed_out", detail: format!("no handshake within {limit:?}") };
+        tokio::time::timeout(limit, shake).await.map_err(|_| late())?
     }
 }
 
-/// A tunnel with a verified peer.
-#[derive(Debug)]
-pub struct Tunnel {}
-
-impl Tunnel {
-    /// Who it is.
-    pub fn peer(&self) -> &VerifiedPeer {
-        unimplemented!()
-    }
-
-    /// Over what.
-    pub fn transport(&self) -> Transport {
-        unimplemented!()
-    }
-
-    /// From where.
-    pub fn remote(&self) -> SocketAddr {
-        unimplemented!()
-    }
-
-    /// The next `Open`: many over QUIC, one over TCP, `None` when the tunnel is over. Cancel safe.
-    pub async fn next_open(&mut self) -> Option<Arrival> {
-        unimplemented!()
-    }
-
-    /// Tells the peer to open nothing more here (QUIC: connection close after live streams end; TCP: close_notify).
-    pub fn go_away(&self) {
-        unimplemented!()
-    }
-
-    /// Ends it at once, with all streams that were accepted from it over QUIC.
-    pub fn cut(&self) {
-        unimplemented!()
-    }
+async fn tcp_handshake(socket: TcpStream, remote: SocketAddr, shared: &Shared) -> Result<Tunnel, HandshakeError> {
+    let session = Session::accept(socket, shared.crypto.tls()?).await?;
+    let peer = shared.credentials.verified(session.peer_chain()?, &Expect::Trusted)?;
+    Ok(Tunnel::over_tcp(session, peer, remote, &shared.config))
 }
 
-/// An `Open` that waits for its answer. A malformed one has been answered and is never seen here.
-#[derive(Debug)]
-pub struct Arrival {}
-
-impl Arrival {
-    /// What is asked.
-    pub fn request(&self) -> &OpenRequest {
-        unimplemented!()
-    }
-
-    /// Says no.
-    pub async fn refuse(self, _refusal: &Refusal) {
-        unimplemented!()
-    }
-
-    /// Says yes; what comes back carries the sealed session's own bytes.
-    pub async fn accept(self, _answer: &OpenedAnswer) -> io::Result<TunnelStream> {
-        unimplemented!()
+async fn quic_handshake(
+    incoming: quinn::Incoming,
+    remote: SocketAddr,
+    shared: &Shared,
+) -> Result<Tunnel, HandshakeError> {
+    let config = shared.crypto.quic(remote.ip())?;
+    let connecting = incoming.accept_with(config).map_err(|e| HandshakeError::from(&e))?;
+    let connection = connecting.await.map_err(|e| HandshakeError::from(&e))?;
+    match shared.credentials.verified(&quic::peer_chain(&connection), &Expect::Trusted) {
+        Ok(peer) => Ok(Tunnel::over_quic(connection, peer, remote, &shared.config)),
+        Err(error) => {
+            connection.close(quic::CUT, error.reason.as_bytes());
+            Err(error)
+        }
     }
 }
