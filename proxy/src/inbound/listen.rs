@@ -1,0 +1,142 @@
+//! The door for callers: sealed sessions over TCP, from other proxies of this cluster or through its gateways.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use h2::Reason;
+use hawser_api::Code;
+use hawser_tunnel::sealed::{self, Accepted, SharedServer};
+use hawser_tunnel::stream::TunnelStream;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+
+use super::{Inbound, request, tcp};
+use crate::streams::Direction;
+
+/// Handshakes in flight. Each costs a millisecond of CPU and some 100 KB for at most [`HANDSHAKE`]; more wait in the
+/// kernel's backlog.
+const HANDSHAKES: usize = 256;
+/// From accept to a session: two round trips over a WAN, with one packet lost.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// After a failed accept (descriptors used up), so that the loop does not spin.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How often idle connections to applications are looked at.
+const UPKEEP: Duration = Duration::from_secs(5);
+/// A caller is asked to open another session this long before its certificate ends, so that streams can end by
+/// themselves.
+const EARLY: Duration = Duration::from_secs(60);
+/// What streams need to notice that their session is over and to leave their records.
+const AFTERWARDS: Duration = Duration::from_secs(5);
+/// A caller that is gone without a word is noticed after some 30 s, and its applications' connections with it.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
+
+impl Inbound {
+    /// Accepts until the process drains; sessions then go on until their streams have ended.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener) {
+        let drain = self.context.process.drain.clone();
+        let work = async { tokio::join!(self.accept(&listener), self.upkeep()) };
+        drain.run_until_cancelled(work).await;
+    }
+
+    async fn accept(self: &Arc<Self>, listener: &TcpListener) {
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        loop {
+            let Ok(place) = handshakes.clone().acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((socket, remote)) => {
+                    let inbound = self.clone();
+                    self.context.process.spawn(async move { inbound.connection(socket, remote, place).await });
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "accept failed");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn upkeep(&self) {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            self.targets.prune();
+        }
+    }
+
+    async fn connection(self: Arc<Self>, socket: TcpStream, remote: SocketAddr, place: OwnedSemaphorePermit) {
+        let _ = socket.set_nodelay(true);
+        let (time, interval, retries) = KEEPALIVE;
+        let keepalive = TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
+        let _ = SockRef::from(&socket).set_tcp_keepalive(&keepalive);
+        let accepted = sealed::accept(TunnelStream::from(socket), &self.context.credentials, HANDSHAKE).await;
+        drop(place);
+        match accepted {
+            Ok(Accepted::Shared(server)) => self.shared(server).await,
+            Ok(Accepted::Dedicated { session, target }) => tcp::dedicated(&self, session, target).await,
+            Err(error) => {
+                self.context.metrics.handshake_failed(Direction::Inbound, error.reason);
+                tracing::info!(%remote, reason = error.reason, detail = error.detail, "no sealed session");
+            }
+        }
+    }
+
+    /// Serves the streams of a shared session until it is over.
+    async fn shared(self: &Arc<Self>, server: SharedServer) {
+        let SharedServer { peer, mut connection } = server;
+        let guard = match self.sessions.enter(&peer, "shared", &self.context) {
+            Ok(guard) => guard,
+            Err(refusal) => {
+                tracing::warn!(client_id = %peer.id(), %refusal, "a session was refused");
+                self.context.metrics.refused(Direction::Inbound, refusal.code);
+                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                let closed = std::future::poll_fn(|cx| connection.poll_closed(cx));
+                let _ = tokio::time::timeout(HANDSHAKE, closed).await;
+                return;
+            }
+        };
+        let session = guard.session.clone();
+        // Whoever lost our trust during the handshake was not listed when the others were checked.
+        if !self.context.credentials.still_trusts(&peer) {
+            session.cut(Code::NotLinked);
+        }
+        let drain = self.context.process.drain.clone();
+        let mut leaving = false;
+        let early = tokio::time::sleep(session.remaining().saturating_sub(EARLY));
+        let end = tokio::time::sleep(session.remaining());
+        tokio::pin!(early, end);
+        let mut streams = JoinSet::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = session.cut.cancelled() => break,
+                () = &mut end => session.cut(Code::NotLinked),
+                () = async { tokio::select! { () = drain.cancelled() => {}, () = &mut early => {} } }, if !leaving => {
+                    leaving = true;
+                    connection.graceful_shutdown();
+                }
+                Some(_) = streams.join_next(), if !streams.is_empty() => {}
+                accepted = connection.accept() => match accepted {
+                    Some(Ok((request, respond))) => {
+                        streams.spawn(request::serve(self.clone(), session.clone(), request, respond));
+                    }
+                    Some(Err(error)) => {
+                        tracing::debug!(client_id = %peer.id(), %error, "a shared session ended");
+                        break;
+                    }
+                    None => break,
+                },
+            }
+        }
+        if session.cut.is_cancelled() {
+            connection.abrupt_shutdown(Reason::CANCEL);
+            let closed = std::future::poll_fn(|cx| connection.poll_closed(cx));
+            let _ = tokio::time::timeout(PAUSE, closed).await;
+        }
+        // Fails the streams, which then leave their records.
+        drop(connection);
+        let ended = async { while streams.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(AFTERWARDS, ended).await;
+    }
+}
