@@ -160,5 +160,31 @@ pub fn verdict(tables: &Tables, credentials: &Credentials, live: &Live, now: Sys
 
 /// Whether its certificate ended too long ago.
 pub fn expired(live: &Live, now: SystemTime) -> Option<&'static str> {
-    (now > live.peer.not_after() + GRACE).then_some("certificate_expired")
+    outlived(live.peer.not_after(), now).then_some("certificate_expired")
+}
+
+fn outlived(not_after: SystemTime, now: SystemTime) -> bool {
+    now.duration_since(not_after).is_ok_and(|over| over > GRACE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_outlives_its_certificate_by_the_grace_and_no_more() {
+        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        assert!(!outlived(end, end - Duration::from_secs(1)));
+        assert!(!outlived(end, end + GRACE));
+        assert!(outlived(end, end + GRACE + Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn a_stream_is_cut_once_and_keeps_the_first_reason() {
+        let end = End::default();
+        end.cut("not_exported");
+        end.cut("drained");
+        assert!(end.token().is_cancelled());
+        assert_eq!(end.reason(), Some("not_exported"));
+    }
 }
