@@ -1,10 +1,28 @@
 //! Keeps a process's identity fresh: asks this cluster's trust anchor for a leaf over its Unix socket, puts it into
 //! [`Credentials`], renews at half life with a new key, and keeps the last one on disk so that a restart needs nobody.
+//!
+//! ```text
+//! disk ─▶ Credentials                                   at start, with the trust anchor down too
+//! new key, CSR ─▶ Issue (join token │ renewal) ─▶ verify ─▶ disk ─▶ Credentials     at half life ± 10 %
+//! WatchBundle ─▶ Credentials ─▶ disk                    whenever the bundle changes
+//! ```
 
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use hawser_api::bundle::Bundle;
+use hawser_api::proto::issuer::issue_request::Attestation;
+use hawser_api::proto::issuer::{IssueReply, IssueRequest, Renewal};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, SigningKey};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::Clock;
-use crate::tls::Credentials;
+use crate::tls::{Anchors, Credentials, Identity};
+
+mod client;
+mod store;
+
+use store::{Store, Stored};
 
 /// Where an identity comes from and where it is kept.
 #[derive(Debug, Clone)]
@@ -17,7 +35,214 @@ pub struct IdentitySource {
     pub store: PathBuf,
 }
 
+/// By how much our issuers date leaves back, so that a peer whose clock is behind takes them.
+pub const BACKDATE: Duration = Duration::from_secs(60);
+/// First pause after a failure.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+/// Longest pause without an identity: nothing works here until there is one.
+const PAUSE_WITHOUT: Duration = Duration::from_secs(2);
+/// Longest pause with one.
+const PAUSE_WITH: Duration = Duration::from_secs(15);
+/// Longest sleep: a machine that was suspended, or whose clock was set, is not late by more than this.
+const SLEEP_MAX: Duration = Duration::from_secs(10);
+
 /// Runs until dropped: loads what is on disk, then asks and renews. Errors are logged and tried again with backoff.
-pub async fn keep(_credentials: Credentials, _source: IdentitySource, _clock: Clock) {
-    unimplemented!()
+pub async fn keep(credentials: Credentials, source: IdentitySource, clock: Clock) {
+    let mut keeper = Keeper { store: Store::new(&source.store), credentials, source, clock, current: None };
+    keeper.load();
+    let (follower, store) = (keeper.credentials.clone(), keeper.store.clone());
+    let socket = keeper.source.socket.clone();
+    tokio::join!(keeper.renew_for_ever(), follow_bundle(follower, store, socket));
+}
+
+/// What we are, with what it takes to prove it to the issuer.
+struct Current {
+    chain: Vec<CertificateDer<'static>>,
+    key: KeyPair,
+    not_after: SystemTime,
+    renew_at: SystemTime,
+}
+
+impl Current {
+    fn new(identity: &Identity, key: KeyPair) -> Self {
+        let (not_before, not_after) = (identity.not_before(), identity.not_after());
+        let begun = Some(not_before + BACKDATE).filter(|begun| *begun < not_after).unwrap_or(not_before);
+        let life = not_after.duration_since(begun).unwrap_or_default();
+        // Jitter: processes that were started together do not ask together for ever.
+        let renew_at = begun + life.mul_f64(rand::random_range(0.45..0.55));
+        Self { chain: identity.chain().to_vec(), key, not_after, renew_at }
+    }
+}
+
+struct Keeper {
+    store: Store,
+    credentials: Credentials,
+    source: IdentitySource,
+    clock: Clock,
+    current: Option<Current>,
+}
+
+impl Keeper {
+    fn load(&mut self) {
+        if let Some(bundle) = self.store.bundle() {
+            take_bundle(&self.credentials, bundle);
+        }
+        match self.store.svid().and_then(|stored| stored.map(|stored| self.take(stored)).transpose()) {
+            Ok(Some(())) => tracing::info!(store = %self.source.store.display(), "loaded the stored identity"),
+            Ok(None) => {}
+            Err(reason) => tracing::warn!(%reason, "the stored identity is not usable"),
+        }
+    }
+
+    fn take(&mut self, stored: Stored) -> Result<(), String> {
+        let identity = identity(stored.chain, &stored.key)?;
+        if identity.id().trust_domain() != *self.credentials.own_domain() {
+            return Err(format!("{} is not of {}", identity.id(), self.credentials.own_domain()));
+        }
+        if identity.not_after() <= (self.clock)() {
+            return Err(format!("{} has expired", identity.id()));
+        }
+        self.current = Some(Current::new(&identity, stored.key));
+        self.credentials.set_identity(identity);
+        Ok(())
+    }
+
+    async fn renew_for_ever(&mut self) {
+        let mut failures = 0;
+        loop {
+            self.until_due().await;
+            match self.renew().await {
+                Ok(()) => failures = 0,
+                Err(reason) => {
+                    let has_one = self.current.as_ref().is_some_and(|c| c.not_after > (self.clock)());
+                    tracing::warn!(%reason, has_one, "cannot get an identity");
+                    tokio::time::sleep(pause(failures, if has_one { PAUSE_WITH } else { PAUSE_WITHOUT })).await;
+                    failures += 1;
+                }
+            }
+        }
+    }
+
+    /// Until half life, or until the bundle says that what we present proves nothing any more.
+    async fn until_due(&self) {
+        let mut generation = self.credentials.generation();
+        let Some(current) = &self.current else { return };
+        loop {
+            let left = current.renew_at.duration_since((self.clock)()).unwrap_or_default();
+            if left.is_zero() || self.credentials.proves(&current.chain).is_err() {
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(left.min(SLEEP_MAX)) => {}
+                // The sender lives in our own credentials: this cannot fail.
+                _ = generation.changed() => {}
+            }
+        }
+    }
+
+    async fn renew(&mut self) -> Result<(), String> {
+        let key = KeyPair::generate().map_err(|e| e.to_string())?;
+        let mut params = CertificateParams::default();
+        // The issuer decides who we are; it looks at nothing but the key.
+        params.distinguished_name = DistinguishedName::new();
+        let csr = params.serialize_request(&key).map_err(|e| e.to_string())?.der().to_vec();
+        let reply = match self.renewal(&csr) {
+            Some(renewal) => match self.ask(&csr, renewal).await {
+                // What we have proves nothing to the issuer: only a token can help.
+                Err(status) if status.code() == tonic::Code::PermissionDenied => self.join(&csr, &status).await,
+                answered => answered.map_err(|status| text(&status)),
+            },
+            None => self.join(&csr, &tonic::Status::unauthenticated("no certificate yet")).await,
+        }?;
+        self.accept(reply, key).await
+    }
+
+    fn renewal(&self, csr: &[u8]) -> Option<Attestation> {
+        let current = self.current.as_ref().filter(|current| current.not_after > (self.clock)())?;
+        let signature = current.key.sign(csr).ok()?;
+        let chain = current.chain.iter().map(|der| der.to_vec()).collect();
+        Some(Attestation::Renewal(Renewal { chain, signature }))
+    }
+
+    async fn join(&self, csr: &[u8], why: &tonic::Status) -> Result<IssueReply, String> {
+        let path = &self.source.join_token;
+        let token = std::fs::read_to_string(path)
+            .map_err(|e| format!("{}; and no join token: {}: {e}", text(why), path.display()))?;
+        self.ask(csr, Attestation::JoinToken(token.trim().to_owned())).await.map_err(|status| text(&status))
+    }
+
+    async fn ask(&self, csr: &[u8], attestation: Attestation) -> Result<IssueReply, tonic::Status> {
+        let request = IssueRequest { csr: csr.to_vec(), attestation: Some(attestation) };
+        client::issue(&self.source.socket, request).await
+    }
+
+    /// Takes a new certificate if our own verifier does; until then the old one is served.
+    async fn accept(&mut self, reply: IssueReply, key: KeyPair) -> Result<(), String> {
+        let bundle = Bundle::parse(&reply.bundle).map_err(|e| e.to_string())?;
+        take_bundle(&self.credentials, bundle);
+        let chain: Vec<_> = reply.chain.into_iter().map(CertificateDer::from).collect();
+        let svid = self.credentials.proves(&chain).map_err(|e| format!("the new certificate: {e}"))?;
+        let before = self.credentials.identity();
+        if svid.id.trust_domain() != *self.credentials.own_domain() {
+            return Err(format!("the new certificate is for {}, of another trust domain", svid.id));
+        }
+        let stored = Stored { chain, key };
+        if let Err(error) = self.store.save(reply.bundle, &stored).await {
+            tracing::warn!(%error, store = %self.source.store.display(), "the identity is not on disk");
+        }
+        self.take(stored)?;
+        let renewed = before.is_some_and(|before| *before.id() == svid.id);
+        tracing::info!(spiffe_id = %svid.id, serial = svid.serial, renewed, "has an identity");
+        Ok(())
+    }
+}
+
+fn identity(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Result<Identity, String> {
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    Identity::new(chain, key).map_err(|e| e.to_string())
+}
+
+fn take_bundle(credentials: &Credentials, bundle: Bundle) {
+    for reason in credentials.set_anchors(credentials.own_domain(), Anchors::Bundle(bundle)) {
+        tracing::warn!(%reason, "our own bundle");
+    }
+}
+
+/// Our own anchors as the trust anchor publishes them.
+async fn follow_bundle(credentials: Credentials, store: Store, socket: PathBuf) {
+    let mut failures = 0;
+    loop {
+        match client::watch_bundle(&socket).await {
+            Ok(mut bundles) => {
+                while let Ok(Some(published)) = bundles.message().await {
+                    failures = 0;
+                    publish(&credentials, &store, published.document).await;
+                }
+            }
+            Err(status) => tracing::debug!(status = text(&status), "cannot watch the bundle"),
+        }
+        tokio::time::sleep(pause(failures, PAUSE_WITH)).await;
+        failures += 1;
+    }
+}
+
+async fn publish(credentials: &Credentials, store: &Store, document: String) {
+    let bundle = match Bundle::parse(&document) {
+        Ok(bundle) => bundle,
+        Err(error) => return tracing::warn!(%error, "the trust anchor published something else"),
+    };
+    take_bundle(credentials, bundle);
+    if let Err(error) = store.save_bundle(document).await {
+        tracing::warn!(%error, "the bundle is not on disk");
+    }
+}
+
+fn text(status: &tonic::Status) -> String {
+    format!("{:?}: {}", status.code(), status.message())
+}
+
+/// Doubles from [`PAUSE_FIRST`] to `longest`, then half of it at random.
+fn pause(failures: u32, longest: Duration) -> Duration {
+    let full = PAUSE_FIRST.saturating_mul(1 << failures.min(16)).min(longest);
+    full.mul_f64(rand::random_range(0.5..1.0))
 }

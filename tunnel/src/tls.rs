@@ -208,11 +208,7 @@ impl Credentials {
         });
     }
 
-    fn with_sources(
-        &self,
-        old: &Snapshot,
-        sources: BTreeMap<TrustDomain, Anchors>,
-    ) -> (Option<Snapshot>, Vec<String>) {
+    fn with_sources(&self, old: &Snapshot, sources: BTreeMap<TrustDomain, Anchors>) -> (Option<Snapshot>, Vec<String>) {
         let (trust, dropped) = Trust::new(self.shared.own.clone(), sources, old.trust.denied.clone(), self.now());
         (changed(old, trust), dropped)
     }

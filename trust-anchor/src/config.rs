@@ -1,0 +1,52 @@
+//! A trust anchor's configuration.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hawser_api::{ClusterName, TrustDomain};
+use hawser_runtime::config::ProcessConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::issue::{GATEWAY_LIFETIME_MAX, WORKLOAD_LIFETIME_MAX};
+
+/// One YAML file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Config {
+    /// Name, admin address, run file.
+    pub process: ProcessConfig,
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// Its trust domain.
+    pub trust_domain: TrustDomain,
+    /// Directory with the intermediate, the join tokens and the bundle's sequence (made 0700).
+    pub state: PathBuf,
+    /// The Unix socket on which processes ask for certificates (made 0600).
+    pub socket: PathBuf,
+    /// The root's certificates, PEM: published as this cluster's bundle, followed when the file changes.
+    pub root_certificate: PathBuf,
+    /// Life of a workload's certificate, seconds; at most a day.
+    #[serde(default = "workload_ttl_seconds")]
+    pub workload_ttl_seconds: u64,
+    /// Life of a gateway's and a mirror controller's certificate, seconds; at most an hour.
+    #[serde(default = "gateway_ttl_seconds")]
+    pub gateway_ttl_seconds: u64,
+}
+
+fn workload_ttl_seconds() -> u64 {
+    WORKLOAD_LIFETIME_MAX.as_secs()
+}
+
+fn gateway_ttl_seconds() -> u64 {
+    GATEWAY_LIFETIME_MAX.as_secs()
+}
+
+impl Config {
+    /// What a leaf's life is bounded by, besides its issuer's.
+    pub(crate) fn lifetimes(&self) -> crate::issue::Lifetimes {
+        crate::issue::Lifetimes {
+            workload: Duration::from_secs(self.workload_ttl_seconds),
+            gateway: Duration::from_secs(self.gateway_ttl_seconds),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The trust anchor's gRPC service, over its Unix socket.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hawser_api::proto::issuer::issuer_client::IssuerClient;
+use hawser_api::proto::issuer::{Bundle, IssueReply, IssueRequest, WatchBundleRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
+
+/// For one answer: longer than a request may wait in the issuer's queue.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// A local process that does not answer a PING within this time hangs.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Largest message: a chain and a bundle of the largest size.
+const MESSAGE_MAX: usize = hawser_api::bundle::DOCUMENT_MAX + 128 * 1024;
+
+async fn connect(socket: &Path) -> Result<IssuerClient<Channel>, Status> {
+    let path: PathBuf = socket.to_owned();
+    let connector = tower::service_fn(move |_| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    let channel = Endpoint::from_static("http://localhost")
+        .connect_timeout(ANSWER_MAX)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true)
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| {
+            let reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            Status::unavailable(format!("the trust anchor at {}: {reason}", socket.display()))
+        })?;
+    Ok(IssuerClient::new(channel).max_decoding_message_size(MESSAGE_MAX))
+}
+
+pub(super) async fn issue(socket: &Path, request: IssueRequest) -> Result<IssueReply, Status> {
+    let asked = async { Ok(connect(socket).await?.issue(request).await?.into_inner()) };
+    within(asked).await
+}
+
+pub(super) async fn watch_bundle(socket: &Path) -> Result<Streaming<Bundle>, Status> {
+    let asked = async { Ok(connect(socket).await?.watch_bundle(WatchBundleRequest {}).await?.into_inner()) };
+    within(asked).await
+}
+
+async fn within<T>(asked: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    timeout(ANSWER_MAX, asked).await.map_err(|_| Status::deadline_exceeded("the trust anchor does not answer"))?
+}
