@@ -67,7 +67,7 @@ impl Refused {
             Self::Busy => (Code::Overloaded, "ask again after the time given"),
             Self::NotReady(_) => (Code::NotReady, "see the trust anchor's log for the command that signs its request"),
             Self::IssuerExpired(_) => {
-                (Code::NotReady, "sign the intermediate again: hawser trust intermediate --root DIR --csr FILE")
+                (Code::NotReady, "sign the intermediate again, where the root is: hawser trust intermediate FILE")
             }
             Self::Request(_) => (Code::BadRequest, "send PKCS#10 with an ECDSA P-256 key, signed by that key"),
             Self::NoAttestation => (Code::BadRequest, "send a join token, or the present certificate and a signature"),

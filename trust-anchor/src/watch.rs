@@ -120,8 +120,8 @@ impl Follower {
 
 fn how_to_sign(csr: &Path) -> String {
     format!(
-        "the intermediate is not signed yet; nothing can be issued\nhint: where the root is, run: hawser trust \
-         intermediate --root DIR --csr {csr}, and put intermediate.crt beside {csr}",
+        "the intermediate is not signed yet; nothing can be issued\nhint: where the root's key is, run: hawser trust \
+         intermediate {csr}, and bring intermediate.crt to the same directory",
         csr = csr.display()
     )
 }

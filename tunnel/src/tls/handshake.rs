@@ -1,11 +1,12 @@
 //! Why a handshake failed, in words that are the same for TCP and QUIC.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::{AlertDescription, CertificateError, OtherError};
 use rustls_pki_types::UnixTime;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::verify::VerifyError;
 
@@ -123,7 +124,7 @@ impl From<&quinn::ConnectionError> for HandshakeError {
 impl HandshakeError {
     /// What we sent this alert for; `text` is our own rustls error, not the peer's words.
     fn ours(alert: AlertDescription, text: &str) -> Self {
-        if let Some(detail) = text.strip_prefix(RUSTLS_PREFIX)
+        if let Some(detail) = text.strip_prefix(RUSTLS_FRAME.0).and_then(|t| t.strip_suffix(RUSTLS_FRAME.1))
             && let Some((word, detail)) = detail.split_once(": ")
             && let Some(reason) = VERIFIER_REASONS.iter().find(|reason| **reason == word)
         {
@@ -140,8 +141,8 @@ impl HandshakeError {
     }
 }
 
-/// What rustls writes before the words of a verifier.
-const RUSTLS_PREFIX: &str = "invalid peer certificate: ";
+/// What rustls writes round the words of a verifier.
+const RUSTLS_FRAME: (&str, &str) = ("invalid peer certificate: Other(OtherError(", "))");
 /// What [`Refused`] may begin with.
 const VERIFIER_REASONS: &[&str] = &["untrusted", "wrong_identity", "denied", "too_large"];
 /// How rustls tells a certificate that has not begun.
@@ -153,10 +154,17 @@ fn crypto_alert(code: quinn::TransportErrorCode) -> Option<AlertDescription> {
     (code >> 8 == 1).then(|| AlertDescription::from(u8::try_from(code & 0xff).unwrap_or_default()))
 }
 
-/// What our verifier hands to rustls. Its text begins with the reason, as quinn keeps nothing but the text.
-#[derive(Debug, thiserror::Error)]
+/// What our verifier hands to rustls. Its text begins with the reason, as quinn keeps nothing but the text; and the
+/// text for debugging is the same, as that is the one that rustls shows.
+#[derive(thiserror::Error)]
 #[error("{}: {_0}", _0.reason())]
 struct Refused(VerifyError);
+
+impl fmt::Debug for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 /// For rustls to send the alert that fits: an expired certificate has one of its own, and who reads the error here
 /// gets all of it.

@@ -8,6 +8,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use super::*;
 use crate::testing::{Pki, clock, domain, id};
 
+mod foreign;
+mod over_quic;
+
 const ALPN: &[u8] = b"hawser/1";
 
 type Ends = (Result<client::TlsStream<DuplexStream>, io::Error>, Result<server::TlsStream<DuplexStream>, io::Error>);

@@ -1,0 +1,99 @@
+//! The same verifier and the same reasons over QUIC, where quinn keeps only numbers and texts of rustls' errors.
+
+use std::net::SocketAddr;
+
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, ServerConfig};
+
+use super::*;
+
+fn endpoint(credentials: &Credentials) -> (Endpoint, SocketAddr) {
+    let tls = credentials.server_config(&[ALPN]).unwrap();
+    let config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
+    let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = endpoint.local_addr().unwrap();
+    (endpoint, address)
+}
+
+type Ends = (Result<Connection, ConnectionError>, Result<Connection, ConnectionError>);
+
+/// Also waits until each end has heard what the other thinks of it.
+async fn connect(dialling: &Credentials, expect: &Expect, accepting: &Credentials) -> Ends {
+    let (server, address) = endpoint(accepting);
+    let client = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let tls = dialling.client_config(expect, ALPN).unwrap();
+    let config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+    let near = async { client.connect_with(config, address, SERVER_NAME).unwrap().await };
+    let far = async { server.accept().await.unwrap().await };
+    let (near, far) = tokio::join!(near, far);
+    match (near, far) {
+        (Ok(near), Err(far)) => (Err(near.closed().await), Err(far)),
+        ends => ends,
+    }
+}
+
+fn reason(end: Result<Connection, ConnectionError>) -> HandshakeError {
+    (&end.err().expect("the handshake succeeded")).into()
+}
+
+fn certificates(connection: &Connection) -> Vec<CertificateDer<'static>> {
+    *connection.peer_identity().unwrap().downcast().unwrap()
+}
+
+#[tokio::test]
+async fn both_ends_learn_whom_they_speak_with() {
+    let pki = Pki::new();
+    let west = pki.linked("west", "/a", &["east"]);
+    let east = pki.linked("east", "/b", &["west"]);
+    let expect = only(id("east", "/b"));
+    let (near, far) = connect(&west, &expect, &east).await;
+    let (near, far) = (near.unwrap(), far.unwrap());
+    assert_eq!(*west.verified(&certificates(&near), &expect).unwrap().id(), id("east", "/b"));
+    assert_eq!(*east.verified(&certificates(&far), &Expect::Trusted).unwrap().id(), id("west", "/a"));
+}
+
+#[tokio::test]
+async fn the_reasons_are_those_of_tcp() {
+    let pki = Pki::new();
+    let west = pki.linked("west", "/a", &["east"]);
+    let east = pki.linked("east", "/b", &["west"]);
+
+    let (near, far) = connect(&west, &only(id("east", "/c")), &east).await;
+    let near = reason(near);
+    assert_eq!(near.reason, "wrong_identity");
+    assert!(near.detail.contains("spiffe://east.hawser.test/b"), "{near}");
+    assert_eq!(reason(far).reason, "refused_by_peer");
+
+    east.remove_anchors(&domain("west"));
+    let (near, far) = connect(&west, &Expect::Trusted, &east).await;
+    assert_eq!(reason(near).reason, "refused_by_peer");
+    let far = reason(far);
+    assert_eq!(far.reason, "untrusted");
+    assert!(far.detail.contains("west.hawser.test"), "{far}");
+
+    let before = Pki::at(clock() - Duration::from_secs(3600));
+    let minted = before.mint("east", "/b", Duration::from_secs(60));
+    east.set_identity(Identity::new(minted.chain, minted.key).unwrap());
+    west.set_anchors(&domain("west"), Anchors::Bundle(Bundle { sequence: 2, ..before.bundle() }));
+    let (near, far) = connect(&west, &Expect::Trusted, &east).await;
+    assert_eq!(reason(near).reason, "expired");
+    assert_eq!(reason(far).reason, "expired");
+}
+
+#[tokio::test]
+async fn there_is_no_early_data() {
+    let pki = Pki::new();
+    let west = pki.credentials("west", "/a");
+    let (server, address) = endpoint(&west);
+    let client = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let tls = west.client_config(&Expect::Trusted, ALPN).unwrap();
+    let config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+    for _ in 0..2 {
+        let connecting = client.connect_with(config.clone(), address, SERVER_NAME).unwrap();
+        // The second time there would be a ticket, if there were tickets.
+        let connecting = connecting.into_0rtt().err().expect("early data was possible");
+        let (near, far) = tokio::join!(connecting, async { server.accept().await.unwrap().await });
+        let (near, _far) = (near.unwrap(), far.unwrap());
+        near.close(0u32.into(), b"");
+    }
+}
