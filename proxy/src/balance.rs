@@ -175,6 +175,10 @@ impl Load {
         let slow = state.average(now).max(took.as_secs_f64()).max(PENALTY_FLOOR) * PENALTY;
         state.sample(now, slow.min(EJECT_MAX.as_secs_f64()));
         state.failures = state.failures.saturating_add(1);
+        if state.until.is_some_and(|until| now < until) {
+            // It is out already; what was open at that moment fails too and says nothing new.
+            return false;
+        }
         let again = state.until.is_some();
         if failure == Failure::Answer && state.failures < FAILED_ANSWERS && !again {
             return false;
@@ -332,12 +336,23 @@ mod tests {
 
     #[test]
     fn an_ejection_never_lasts_longer_than_its_maximum() {
-        let now = Instant::now();
+        let mut now = Instant::now();
         let load = Load::new(now);
         for _ in 0..100 {
-            fail(&load, now, Failure::Connection);
+            assert!(fail(&load, now, Failure::Connection));
+            now += EJECT_MAX;
+            assert_eq!(load.standing(now), Standing::Probation);
         }
-        assert_eq!(load.standing(now + EJECT_MAX), Standing::Probation);
+    }
+
+    #[test]
+    fn what_fails_together_ejects_once() {
+        let now = Instant::now();
+        let load = Load::new(now);
+        (0..50).for_each(|_| load.begin(now));
+        let ejected = (0..50).filter(|_| load.failed(now, MS, Failure::Connection)).count();
+        assert_eq!(ejected, 1);
+        assert_eq!(load.standing(now + EJECT_FIRST), Standing::Probation);
     }
 
     /// The formula of tower's `PeakEwma`, as its documentation gives it.

@@ -126,6 +126,7 @@ impl Context {
     /// From now on this is the snapshot. Sessions and listeners follow.
     pub fn set_tables(&self, tables: Tables) {
         self.tables.store(Arc::new(tables));
+        self.sessions.apply(self);
         self.changed.send_modify(|n| *n = n.wrapping_add(1));
     }
 

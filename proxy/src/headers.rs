@@ -241,6 +241,15 @@ pub fn refusal_code(headers: &HeaderMap) -> Option<Code> {
     headers.get(HEADER_REFUSAL).map(|v| v.to_str().ok().and_then(|v| v.parse().ok()).unwrap_or(Code::PeerUnreachable))
 }
 
+/// The refusal that the other end wrote into a body; as hostile as any peer's text.
+pub fn parse_refusal(code: Code, body: &str) -> Refusal {
+    let (message, remedy) = body.split_once("\nhint: ").unwrap_or((body, ""));
+    let prefix = format!("hawser: {code}: ");
+    let message = message.strip_prefix(prefix.as_str()).unwrap_or(message).to_owned();
+    let wire = hawser_api::proto::tunnel::Refused { code: code.to_string(), message, remedy: remedy.to_owned(), retry_after_ms: 0 };
+    Refusal::from_wire(&wire)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -349,6 +358,7 @@ mod tests {
         assert_eq!(plain.status(), 403);
         assert_eq!(plain.headers()[HEADER_REFUSAL], "not_exported");
         assert!(std::str::from_utf8(plain.body()).unwrap().contains("\nhint: export it\n"));
+        assert_eq!(parse_refusal(Code::NotExported, std::str::from_utf8(plain.body()).unwrap()), refusal);
         let grpc = refusal_response(&refusal, true);
         assert_eq!(grpc.status(), 200);
         assert_eq!(grpc.headers()["grpc-status"], "7");

@@ -1,12 +1,176 @@
 //! Sealed sessions to destinations' endpoints, shared by all requests and connections of this proxy.
+//!
+//! ```text
+//! Sessions ─ Target (a destination's port) ─ Leg (one of its backends) ─▶ Pool (a service port in a cluster)
+//!                                                                         ├ Member (an endpoint) ─ Session
+//!                                                                         └ Member …
+//! ```
+//!
+//! Mirrors and federated services that lead to the same service port of the same cluster share its pool. A pool follows
+//! the tables: what was withdrawn is cut, what merely moved gets no new streams.
 
-use std::sync::Weak;
+mod connect;
+mod flight;
+mod member;
+mod pool;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use hawser_api::{Code, ServiceKey};
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::context::Context;
+use crate::dial::Gateways;
+use crate::outbound::target::Target;
+use crate::table::{Backend, Destination, Tables};
 
-/// The pool.
+pub(crate) use connect::{Reached, expect, hold, in_time, through_gateway};
+pub(crate) use member::{Hold, Member, Session, Ticket};
+pub(crate) use pool::Pool;
+
+/// How often sessions are looked after: certificates, ejections that are over, endpoints that are missing.
+const TEND: Duration = Duration::from_millis(200);
+
+/// All pools, and the destinations in use.
 #[derive(Debug, Default)]
-pub struct Sessions {}
+pub struct Sessions {
+    pools: Mutex<HashMap<pool::Key, Arc<Pool>>>,
+    targets: Mutex<HashMap<(ServiceKey, u16), Arc<Target>>>,
+    /// How the peers' gateways do.
+    pub(crate) gateways: Gateways,
+}
+
+impl Sessions {
+    /// A destination's port, as the newest table has it.
+    pub(crate) fn target(&self, context: &Context, destination: &Arc<Destination>, port: u16) -> Arc<Target> {
+        let key = (destination.key.clone(), port);
+        if let Some(target) = self.targets.lock().get(&key) {
+            return target.clone();
+        }
+        let tables = context.tables_owned();
+        let newest = tables.destinations.get(&destination.key).unwrap_or(destination);
+        let target = Arc::new(Target::new(context, &tables, newest.clone(), port));
+        let target = self.targets.lock().entry(key).or_insert(target).clone();
+        // The tables may have changed since they were read, before this target could be told.
+        let tables = context.tables_owned();
+        if let Some(newest) = tables.destinations.get(&destination.key) {
+            target.follow(context, &tables, Some(newest));
+        }
+        target
+    }
+
+    /// All destinations' ports in use.
+    pub(crate) fn targets(&self) -> Vec<Arc<Target>> {
+        self.targets.lock().values().cloned().collect()
+    }
+
+    /// The pool of a backend.
+    pub(crate) fn pool(&self, tables: &Tables, backend: &Arc<Backend>, key: pool::Key) -> Arc<Pool> {
+        let peer = tables.peers.get(&backend.cluster).cloned();
+        let new = || Arc::new(Pool::new(key.clone(), backend.clone(), peer));
+        self.pools.lock().entry(key.clone()).or_insert_with(new).clone()
+    }
+
+    /// The tables have changed: destinations and pools follow, what was withdrawn is cut.
+    pub(crate) fn apply(&self, context: &Context) {
+        let tables = context.tables_owned();
+        self.targets.lock().retain(|(key, _), target| {
+            let destination = tables.destinations.get(key);
+            target.follow(context, &tables, destination);
+            destination.is_some() || Arc::strong_count(target) > 1
+        });
+        let pools: Vec<_> = self.pools.lock().iter().map(|(key, pool)| (key.clone(), pool.clone())).collect();
+        if pools.is_empty() {
+            return;
+        }
+        let named = named(&tables);
+        for (key, pool) in pools {
+            match named.get(&key) {
+                Some(backend) => pool.update((*backend).clone(), tables.peers.get(&key.0).cloned()),
+                None => self.withdraw(context, &tables, &key, &pool),
+            }
+        }
+    }
+
+    /// Nothing leads to this pool any more. If a peer's catalog has merely fallen silent, that withdraws nothing that
+    /// runs: a control plane that is down must not cut the data plane.
+    fn withdraw(&self, context: &Context, tables: &Tables, key: &pool::Key, pool: &Arc<Pool>) {
+        let silent = key.0 != context.cluster && tables.peers.get(&key.0).is_some_and(|peer| !peer.alive);
+        if silent {
+            pool.retire();
+            return;
+        }
+        let why = if key.0 == context.cluster { Code::UnknownDestination } else { Code::NotExported };
+        let (cluster, target) = (&pool.cluster, &pool.target);
+        tracing::info!(%cluster, %target, "withdrawn: its sessions are cut");
+        pool.cut(why);
+        self.pools.lock().remove(key);
+    }
+
+    fn tend(&self, context: &Arc<Context>) {
+        let now = Instant::now();
+        let pools: Vec<_> = self.pools.lock().values().cloned().collect();
+        for pool in &pools {
+            pool.tend(context, now);
+            for member in pool.members().iter() {
+                if let Some(session) = member.live() {
+                    self.review(context, member, &session, now);
+                }
+            }
+            for hold in pool.holds().iter().filter(|hold| connect::is_past(hold.life.not_after)) {
+                hold.cut(Code::NotReady);
+            }
+        }
+    }
+
+    /// Takes a session out of use that has no use, or rests on a certificate that ends soon or has a successor.
+    fn review(&self, context: &Context, member: &Arc<Member>, session: &Arc<Session>, now: Instant) {
+        let unused = session.idle_since().is_some_and(|since| now.saturating_duration_since(since) > context.settings.idle);
+        let own = context.credentials.identity();
+        let renewed = own.is_some_and(|identity| identity.not_after() != session.hold.life.own_not_after);
+        if unused || renewed || connect::is_past(session.hold.life.retire_at) {
+            member.session.store(None);
+        }
+    }
+
+    /// Trust has changed: sessions with whom we would not speak now are cut.
+    fn recheck(&self, context: &Context) {
+        let pools: Vec<_> = self.pools.lock().values().cloned().collect();
+        let holds = pools.iter().flat_map(|pool| pool.holds());
+        for hold in holds.filter(|hold| !context.credentials.still_trusts(&hold.peer)) {
+            hold.cut(Code::NotLinked);
+        }
+    }
+}
+
+/// Every service port that a destination leads to, with a backend that says so.
+fn named(tables: &Tables) -> HashMap<pool::Key, &Arc<Backend>> {
+    let mut named = HashMap::new();
+    for destination in tables.destinations.values() {
+        for backend in destination.tiers.iter().flat_map(|tier| &tier.backends) {
+            for (at, port) in destination.ports.iter().enumerate() {
+                named.insert(crate::outbound::target::pool_key(backend, at, port.number), backend);
+            }
+        }
+    }
+    named
+}
 
 /// Looks after the sessions until the context is gone.
-pub async fn keep(_context: Weak<Context>) {}
+pub async fn keep(context: Weak<Context>) {
+    let mut timer = tokio::time::interval(TEND);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut generation = None;
+    loop {
+        timer.tick().await;
+        let Some(context) = context.upgrade() else { return };
+        let now = *context.credentials.generation().borrow();
+        if generation.replace(now) != Some(now) {
+            context.sessions.recheck(&context);
+        }
+        context.sessions.tend(&context);
+    }
+}

@@ -1,0 +1,159 @@
+//! The way back: the body of an answer, as hyper wants it, with its flow control and its end.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{RecvStream, SendStream};
+use hawser_tunnel::splice::Traffic;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::trip::Trip;
+use crate::headers;
+use crate::session::Ticket;
+
+/// An answer's body.
+pub(super) enum Answer {
+    /// Hawser's own.
+    Own(Option<Bytes>, #[expect(dead_code, reason = "kept until the answer has been sent: its end is the trip's")] Trip),
+    /// None: the connection becomes something else.
+    Empty,
+    /// From a stream of a shared session.
+    Far(Box<Far>),
+    /// From an HTTP/1.1 connection inside a stream.
+    Inside(Box<Inside>),
+}
+
+/// A body that comes from a stream.
+pub(super) struct Far {
+    pub(super) body: RecvStream,
+    pub(super) trip: Trip,
+    pub(super) traffic: Arc<Traffic>,
+    /// Its place in the session, until the answer's end.
+    pub(super) ticket: Ticket,
+    /// Its request's body, if nobody asked for it: dropped with the answer, which resets what is left of the stream.
+    #[expect(dead_code, reason = "only held")]
+    pub(super) held: Option<SendStream<Bytes>>,
+    pub(super) data_over: bool,
+}
+
+/// A body that comes out of an HTTP/1.1 connection inside a stream.
+pub(super) struct Inside {
+    pub(super) body: Incoming,
+    pub(super) trip: Trip,
+    pub(super) traffic: Arc<Traffic>,
+    #[expect(dead_code, reason = "its place in the session, until the answer's end")]
+    pub(super) ticket: Ticket,
+}
+
+/// Why an answer breaks off. hyper looks for the `h2::Error` in it and resets an HTTP/2 stream with its reason; an
+/// HTTP/1.1 connection it closes.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Abort {
+    /// The far stream or its session failed.
+    #[error("the answer broke off: {0}")]
+    Far(#[from] h2::Error),
+    /// The connection inside the stream failed, or the application's own.
+    #[error("the exchange broke off: {0}")]
+    Http(#[from] hyper::Error),
+}
+
+impl Far {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Abort>>> {
+        while !self.data_over {
+            match ready!(self.body.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // hyper asks for the next only when it has room for it: what it takes may be sent again.
+                    let _ = self.body.flow_control().release_capacity(data.len());
+                    self.traffic.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    if self.body.is_end_stream() {
+                        self.trip.completed();
+                    }
+                    if !data.is_empty() {
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                }
+                Some(Err(error)) => return self.failed(error),
+                None => self.data_over = true,
+            }
+        }
+        match ready!(self.body.poll_trailers(cx)) {
+            Ok(trailers) => {
+                self.trip.completed();
+                Poll::Ready(trailers.map(|mut trailers| {
+                    headers::strip_trailers(&mut trailers);
+                    Ok(Frame::trailers(trailers))
+                }))
+            }
+            Err(error) => self.failed(error),
+        }
+    }
+
+    fn failed(&mut self, error: h2::Error) -> Poll<Option<Result<Frame<Bytes>, Abort>>> {
+        if error.reason() == Some(h2::Reason::NO_ERROR) && error.is_reset() {
+            // The answer was whole and the rest of the request is not wanted (RFC 9113 section 8.1).
+            self.trip.completed();
+            return Poll::Ready(None);
+        }
+        if let Some(code) = self.ticket.session.hold.cut_because() {
+            self.trip.cut(code);
+        }
+        Poll::Ready(Some(Err(error.into())))
+    }
+}
+
+impl Inside {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Abort>>> {
+        match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            None => {
+                self.trip.completed();
+                Poll::Ready(None)
+            }
+            Some(Ok(frame)) => {
+                let count = frame.data_ref().map_or(0, Bytes::len);
+                self.traffic.received.fetch_add(count as u64, Ordering::Relaxed);
+                if self.body.is_end_stream() {
+                    self.trip.completed();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
+        }
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Abort;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Abort>>> {
+        match self.get_mut() {
+            Self::Own(body, _) => Poll::Ready(body.take().filter(|b| !b.is_empty()).map(|b| Ok(Frame::data(b)))),
+            Self::Empty => Poll::Ready(None),
+            Self::Far(far) => far.poll(cx),
+            Self::Inside(inside) => inside.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(body, _) => body.as_ref().is_none_or(Bytes::is_empty),
+            Self::Empty => true,
+            Self::Far(far) => far.body.is_end_stream(),
+            Self::Inside(inside) => inside.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(body, _) => SizeHint::with_exact(body.as_ref().map_or(0, |b| b.len() as u64)),
+            Self::Empty => SizeHint::with_exact(0),
+            // hyper takes the length from the answer's own header, if it has one.
+            Self::Far(_) => SizeHint::default(),
+            Self::Inside(inside) => inside.body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! HTTP of applications: each request goes to the backend and endpoint that are best for it, and is tried elsewhere when
+//! that is harmless and may help.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use hawser_api::labels::{HEADER_TARGET, HEADER_VERSION};
+use hawser_api::{Code, Refusal};
+use http::request::Parts;
+use http::uri::{Scheme, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::{Instant, Sleep};
+
+use super::answer::{Abort, Answer, Far};
+use super::exchange::{Answered, Exchange, Failure, Upload, finish};
+use super::io::AppIo;
+use super::retry::{self, PLACES_MAX, TRIES_MAX};
+use super::target::Leg;
+use super::trip::Trip;
+use super::{App, upgrade};
+use crate::balance;
+use crate::headers;
+use crate::route::Tried;
+use crate::session::Ticket;
+
+/// Head bytes of an application's HTTP/1 request: what the far side takes, with room for what the proxies add.
+const HEAD_MAX: usize = 56 << 10;
+/// What an application may have in flight: on loopback this is never what limits.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+/// Streams that one application connection may have open.
+const STREAMS: u32 = 1024;
+/// Headers of one HTTP/1 message; hyper's own default.
+const HEADERS_MAX: usize = 100;
+
+/// Serves an application that speaks HTTP/1.
+pub(super) async fn carry1(app: Arc<App>, io: AppIo) {
+    let drain = app.context.process.drain.clone();
+    let mut server = http1::Builder::new();
+    server
+        .timer(TokioTimer::new())
+        .header_read_timeout(app.context.settings.head)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEAD_MAX)
+        .auto_date_header(false);
+    let io = TokioIo::new(io.patient(app.clone()));
+    let service = service_fn(move |request| serve(app.clone(), request));
+    let mut connection = std::pin::pin!(server.serve_connection(io, service).with_upgrades());
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = drain.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    log(ended);
+}
+
+/// Serves an application that speaks HTTP/2.
+pub(super) async fn carry2(app: Arc<App>, io: AppIo) {
+    let drain = app.context.process.drain.clone();
+    let mut server = http2::Builder::new(Tasks(app.clone()));
+    server
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(u32::try_from(HEAD_MAX).unwrap_or(u32::MAX))
+        .auto_date_header(false);
+    let service = service_fn(move |request| serve(app.clone(), request));
+    let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(io), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = drain.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    log(ended);
+}
+
+fn log(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an application's HTTP connection ended");
+    }
+}
+
+/// Runs hyper's tasks as this process's.
+#[derive(Clone)]
+struct Tasks(Arc<App>);
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        self.0.context.process.spawn(task);
+    }
+}
+
+/// One request.
+async fn serve(app: Arc<App>, request: Request<Incoming>) -> Result<Response<Answer>, Abort> {
+    let (mut parts, body) = request.into_parts();
+    let mut trip = Trip::new(app, &parts);
+    let upgrades = headers::wants_upgrade(&parts);
+    let head = match Head::new(&mut parts, upgrades) {
+        Ok(head) => head,
+        Err(refusal) => return Ok(refuse(trip, &refusal)),
+    };
+    if upgrades {
+        return upgrade::carry(trip, head, Request::from_parts(parts, body)).await;
+    }
+    let mut journey = Journey::new(head, Upload::new(body));
+    loop {
+        let (leg, ticket) = match journey.place(&trip).await {
+            Ok(place) => place,
+            Err(refusal) => return Ok(refuse(trip, &refusal)),
+        };
+        match journey.attempt(&mut trip, &leg, ticket).await {
+            Attempt::Answered(response, far) => return Ok(journey.deliver(trip, response, far)),
+            Attempt::Again => {}
+            Attempt::Refused(refusal) => return Ok(refuse(trip, &refusal)),
+            Attempt::Aborted(abort) => return Err(abort),
+        }
+    }
+}
+
+/// Hawser's own answer.
+pub(super) fn refuse(mut trip: Trip, refusal: &Refusal) -> Response<Answer> {
+    trip.refused(refusal);
+    let response = headers::refusal_response(refusal, trip.grpc);
+    trip.answered(response.status());
+    trip.completed();
+    response.map(|body| Answer::Own(Some(body), trip))
+}
+
+/// A request's head, as it goes to any far side.
+pub(super) struct Head {
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    pub(super) headers: HeaderMap,
+    /// What h2 is told: with HTTP/2 it would insist on an authority, which an HTTP/1.0 request may lack.
+    version: Version,
+    expects_continue: bool,
+}
+
+impl Head {
+    /// Takes what must not go on from the application's head, and adds what the far side needs.
+    fn new(parts: &mut Parts, upgrades: bool) -> Result<Self, Refusal> {
+        headers::check_framing(parts)?;
+        let authority = headers::take_authority(parts)?;
+        headers::strip_identity(&mut parts.headers);
+        let expects_continue = headers::has_token(&parts.headers, &header::EXPECT, "100-continue");
+        let mut all = std::mem::take(&mut parts.headers);
+        if !upgrades {
+            headers::strip_hop_by_hop(&mut all);
+        }
+        all.insert(HEADER_VERSION, headers::version_word(parts.version));
+        let mut uri = std::mem::take(&mut parts.uri).into_parts();
+        let version = if authority.is_some() { Version::HTTP_2 } else { Version::HTTP_11 };
+        uri.scheme = authority.as_ref().map(|_| uri.scheme.unwrap_or(Scheme::HTTP));
+        uri.authority = authority;
+        if parts.method == Method::CONNECT {
+            (uri.scheme, uri.path_and_query) = (None, None);
+        } else if uri.path_and_query.is_none() {
+            uri.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
+        }
+        let uri = Uri::from_parts(uri).map_err(|error| {
+            let message = format!("the request's target is malformed: {error}");
+            Refusal::new(Code::BadRequest, message, "send a target as in RFC 9112 section 3.2")
+        })?;
+        Ok(Self { method: parts.method.clone(), uri, headers: all, version, expects_continue })
+    }
+
+    fn to_request(&self, target: &HeaderValue) -> Request<()> {
+        let mut request = Request::new(());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.version_mut() = self.version;
+        *request.headers_mut() = self.headers.clone();
+        request.headers_mut().insert(HEADER_TARGET, target.clone());
+        request
+    }
+}
+
+/// One request's tries.
+struct Journey {
+    head: Head,
+    upload: Upload,
+    search: Search,
+    tries: u32,
+}
+
+/// A search for a place: what was tried and why it did not serve.
+#[derive(Default)]
+pub(super) struct Search {
+    backends: Tried,
+    members: Vec<u64>,
+    places: u32,
+    last: Option<Refusal>,
+}
+
+impl Search {
+    /// The next place, or the reason why there is none.
+    pub(super) async fn place(&mut self, app: &App) -> Result<(Arc<Leg>, Ticket), Refusal> {
+        loop {
+            let (choice, leg, destination) = {
+                let plan = app.target.plan();
+                match plan.route(self.backends) {
+                    Ok((choice, leg)) => (choice, leg.clone(), plan.destination.clone()),
+                    Err(refusal) => return Err(self.last.take().unwrap_or(refusal)),
+                }
+            };
+            self.places += 1;
+            match leg.pool.place(&app.context, &self.members, choice.last_resort).await {
+                Ok(ticket) => return Ok((leg, ticket)),
+                Err(no) => {
+                    match no.member {
+                        Some(member) => self.members.push(member),
+                        None => self.backends.mark(&destination, choice.position),
+                    }
+                    if self.places >= PLACES_MAX {
+                        return Err(no.refusal);
+                    }
+                    self.last = Some(no.refusal);
+                }
+            }
+        }
+    }
+
+    /// What the caller is told when nothing is left.
+    pub(super) fn because(&mut self, refusal: Refusal) {
+        self.last = Some(refusal);
+    }
+
+    /// This endpoint failed; another is wanted.
+    pub(super) fn avoid(&mut self, ticket: &Ticket) {
+        self.members.push(ticket.member.number);
+    }
+}
+
+/// What came of a try.
+enum Attempt {
+    Answered(Response<h2::RecvStream>, Rest),
+    Again,
+    Refused(Refusal),
+    Aborted(Abort),
+}
+
+/// What an answered try leaves behind.
+struct Rest {
+    stream: Option<h2::SendStream<bytes::Bytes>>,
+    held: Option<h2::SendStream<bytes::Bytes>>,
+    traffic: Arc<hawser_tunnel::splice::Traffic>,
+    ticket: Ticket,
+}
+
+impl Journey {
+    fn new(head: Head, upload: Upload) -> Self {
+        Self { head, upload, search: Search::default(), tries: 0 }
+    }
+
+    async fn place(&mut self, trip: &Trip) -> Result<(Arc<Leg>, Ticket), Refusal> {
+        self.search.place(&trip.app).await
+    }
+
+    fn hold(&self, trip: &Trip) -> Option<Pin<Box<Sleep>>> {
+        let wait = trip.app.context.settings.expect_continue;
+        self.head.expects_continue.then(|| Box::pin(tokio::time::sleep(wait)))
+    }
+
+    async fn attempt(&mut self, trip: &mut Trip, leg: &Arc<Leg>, mut ticket: Ticket) -> Attempt {
+        self.tries += 1;
+        let traffic = trip.goes(leg, &ticket);
+        let hold = self.hold(trip);
+        let mut requests = ticket.session.requests();
+        let head = self.head.to_request(&leg.pool.target_header);
+        let outcome = match Exchange::begin(&mut requests, head, &mut self.upload, traffic.clone(), hold) {
+            Ok(exchange) => exchange.await,
+            Err(error) => Err(Failure::Far(error)),
+        };
+        match outcome {
+            Ok(Answered { response, stream, held }) => {
+                if self.judge(trip, &response, &mut ticket) {
+                    return Attempt::Again;
+                }
+                Attempt::Answered(response, Rest { stream, held, traffic, ticket })
+            }
+            Err(Failure::App(error)) => Attempt::Aborted(error.into()),
+            Err(Failure::Far(error)) => self.failed(trip, error, ticket),
+        }
+    }
+
+    /// Books an answer; says whether the request is to be tried elsewhere instead of giving it to the application.
+    fn judge(&mut self, trip: &Trip, response: &Response<h2::RecvStream>, ticket: &mut Ticket) -> bool {
+        let refused = headers::refusal_code(response.headers());
+        if refused.is_none_or(|code| !code.retry_elsewhere()) && response.status().as_u16() < 500 {
+            ticket.answered();
+            return false;
+        }
+        self.book(trip, ticket, balance::Failure::Answer);
+        // The application's own failures are its answers.
+        let Some(code) = refused else { return false };
+        code.retry_elsewhere() && self.again(trip, retry::unseen(code), ticket)
+    }
+
+    fn book(&self, trip: &Trip, ticket: &mut Ticket, failure: balance::Failure) {
+        if ticket.failed(failure) {
+            let what = if failure == balance::Failure::Answer { "answers" } else { "connection" };
+            trip.app.context.metrics.ejected(&trip.app.target.label, what);
+        }
+    }
+
+    fn failed(&mut self, trip: &mut Trip, error: h2::Error, mut ticket: Ticket) -> Attempt {
+        let cut = ticket.session.hold.cut_because();
+        let one_stream = error.is_reset() && error.is_remote();
+        let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        self.book(trip, &mut ticket, if one_stream && !refused { balance::Failure::Answer } else { balance::Failure::Connection });
+        if !one_stream {
+            ticket.retire();
+        }
+        // A session that fails before the head was taken sends nothing; h2 says so for what it knows.
+        let unseen = retry::unprocessed(&error);
+        if cut.is_none_or(Code::retry_elsewhere) && self.again(trip, unseen, &ticket) {
+            return Attempt::Again;
+        }
+        if trip.http2 && one_stream {
+            // The application's own word to its caller: pass it on as it is.
+            return Attempt::Aborted(error.into());
+        }
+        let code = cut.unwrap_or(Code::EndpointUnreachable);
+        let endpoint = &ticket.member.id;
+        let message = format!("endpoint {endpoint} of {} ended the request without an answer: {error}", trip.app.target.label);
+        Attempt::Refused(Refusal::new(code, message, "see the log of the server and of the proxy beside it"))
+    }
+
+    /// Whether the request may be tried elsewhere; if so, prepares that.
+    fn again(&mut self, trip: &Trip, unseen: bool, ticket: &Ticket) -> bool {
+        let harmless = unseen || retry::idempotent(&self.head.method);
+        if !harmless || !self.upload.replayable() || self.tries >= TRIES_MAX {
+            return false;
+        }
+        let (metrics, label) = (&trip.app.context.metrics, &trip.app.target.label);
+        if !trip.app.target.budget.spend(Instant::now()) {
+            metrics.retry(label, "no_budget");
+            return false;
+        }
+        self.search.avoid(ticket);
+        self.upload.rewind();
+        true
+    }
+
+    /// Gives the answer to the application, and goes on with the body if some of it is left.
+    fn deliver(self, mut trip: Trip, response: Response<h2::RecvStream>, rest: Rest) -> Response<Answer> {
+        let context = trip.app.context.clone();
+        let (mut parts, body) = response.into_parts();
+        if self.tries > 1 {
+            let outcome = if parts.status.as_u16() < 500 { "success" } else { "failure" };
+            context.metrics.retry(&trip.app.target.label, outcome);
+        }
+        headers::strip_hop_by_hop(&mut parts.headers);
+        parts.version = Version::HTTP_11;
+        trip.answered(parts.status);
+        if let Some(code) = headers::refusal_code(&parts.headers) {
+            trip.cut(code);
+        }
+        let Rest { stream, held, traffic, ticket } = rest;
+        if let Some(stream) = stream {
+            let mut upload = self.upload;
+            upload.settle();
+            context.process.spawn(finish(upload, stream, traffic.clone()));
+        }
+        if body.is_end_stream() {
+            trip.completed();
+        }
+        let far = Far { body, trip, traffic, ticket, held, data_over: false };
+        Response::from_parts(parts, Answer::Far(Box::new(far)))
+    }
+}
