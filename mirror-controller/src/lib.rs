@@ -1,1 +1,108 @@
-//! Hawser's mirror controller: watch, world, plan, apply; catalog and discovery
+//! The mirror controller: what a cluster exports to its peers, and what it takes from them.
+//!
+//! ```text
+//! watch/files    the user's YAML ─────┐
+//! watch/catalog  each peer's catalog ─┼─▶ world ─▶ plan (pure) ─▶ apply/files   mirrors and statuses on disk
+//! watch/gateways probes ──────────────┘               └────────▶ discovery      proxies and gateways, over a socket
+//!                                                     └────────▶ catalog/listen peers' mirror controllers
+//! ```
+//!
+//! Everything is level-triggered: any event may be lost, repeated or reordered, and the end state is the same.
+
+pub mod apply;
+pub mod catalog;
+pub mod config;
+pub mod discovery;
+pub mod metrics;
+mod pages;
+pub mod plan;
+pub mod reconcile;
+pub mod status;
+pub mod watch;
+pub mod world;
+
+use std::time::Duration;
+
+use anyhow::Context;
+use hawser_runtime::{Process, clock};
+use hawser_tunnel::identity::{self, IdentitySource};
+use hawser_tunnel::pool::{Dialer, DialerConfig};
+use hawser_tunnel::tls::Credentials;
+
+pub use config::Config;
+
+use catalog::listen::CatalogServer;
+use metrics::Metrics;
+use reconcile::Outputs;
+use watch::links::Links;
+use world::{Store, World};
+
+/// Runs a mirror controller until it has drained.
+pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
+    let domain = config.identity.trust_domain.clone();
+    let store = Store::new(World::new(config.cluster.clone(), domain.clone()));
+    let outputs = Outputs::default();
+    let metrics = Metrics::default();
+    metrics.register(&mut process.registry.lock());
+    pages::add(&process, &outputs.plans.subscribe());
+
+    let credentials = Credentials::new(domain, clock::now);
+    let source = IdentitySource {
+        socket: config.identity.socket.clone(),
+        join_token: config.identity.join_token.clone(),
+        store: config.identity.store.clone(),
+    };
+    process.spawn(identity::keep(credentials.clone(), source, clock::now));
+
+    let listening = listen(&config, &process, &store, &outputs, &credentials).await?;
+    let links = Links {
+        store: store.clone(),
+        credentials: credentials.clone(),
+        dialer: Dialer::new(credentials.clone(), DialerConfig::default()),
+        catalogs: config.state.join("catalogs"),
+        metrics: metrics.clone(),
+    };
+    process.spawn(links.run(process.clone()));
+    process.spawn(reconcile::run(store.clone(), outputs.clone(), metrics.clone()));
+    process.spawn(reconcile::write(config.output.clone(), outputs.plans.subscribe()));
+    let reloaded = metrics.clone();
+    let report = move |objects: &world::Objects| reloaded.reloaded(objects.problems.len());
+    process.spawn(watch::files::run(config.objects, config.state.join("last-good"), store, report));
+    process.spawn(readiness(process.clone(), credentials, outputs, metrics));
+    listening.await
+}
+
+/// Binds both doors, and puts the catalog's address into the world, from where it goes into the gateways' tables. What
+/// comes back serves discovery until the drain.
+async fn listen(
+    config: &Config,
+    process: &Process,
+    store: &Store,
+    outputs: &Outputs,
+    credentials: &Credentials,
+) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + use<>> {
+    let catalog = tokio::net::TcpListener::bind(config.catalog_listen).await;
+    let catalog =
+        catalog.with_context(|| format!("cannot listen for catalog sessions on {}", config.catalog_listen))?;
+    let address = catalog.local_addr()?;
+    store.update(clock::millis(clock::now()), |world| {
+        world.catalog_listen = Some(address);
+        true
+    });
+    let server = CatalogServer { credentials: credentials.clone(), published: outputs.published.subscribe() };
+    process.spawn(server.run(catalog, process.clone()));
+    let socket = discovery::listen::bind(&config.socket)?;
+    let discovery = discovery::listen::Server::new(outputs.published.subscribe(), store.clone(), process.clone());
+    process.set_ready("listening", true);
+    Ok(discovery.run(socket))
+}
+
+/// Keeps `/ready` and the ages in `/metrics` true.
+async fn readiness(process: Process, credentials: Credentials, outputs: Outputs, metrics: Metrics) {
+    loop {
+        process.set_ready("identity", credentials.identity().is_some());
+        process.set_ready("tables", outputs.published.borrow().is_some());
+        metrics.tick(clock::millis(clock::now()));
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}

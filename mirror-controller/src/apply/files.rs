@@ -1,0 +1,161 @@
+//! Writes mirrors and statuses as files: under another name, then moved. What is right already is not written again,
+//! and nothing is removed or overwritten that does not bear our mark.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use hawser_api::labels;
+use serde::Serialize;
+
+use crate::plan::Plan;
+use crate::plan::mirrors::MirrorObject;
+
+/// First line of every mirror file: the owner's mark.
+const MARK: &str =
+    "# Made by hawser's mirror controller, which undoes edits. Do not copy this line into a file of yours.\n";
+
+/// A directory that this process writes into.
+#[derive(Debug)]
+pub struct Files {
+    root: PathBuf,
+    // What is on disk as far as this process wrote or read it.
+    known: BTreeMap<PathBuf, String>,
+}
+
+/// What one application did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Files written.
+    pub written: usize,
+    /// Files removed.
+    pub removed: usize,
+    /// Files that are in the way and not ours.
+    pub foreign: Vec<PathBuf>,
+}
+
+impl Files {
+    /// Nothing is touched before the first [`apply`](Self::apply).
+    pub fn new(root: PathBuf) -> Self {
+        Self { root, known: BTreeMap::new() }
+    }
+
+    /// Makes the directory say what the plan says. `thorough` reads everything that is there first, and so repairs what
+    /// others changed; otherwise what this process wrote is taken to be there still.
+    pub fn apply(&mut self, plan: &Plan, thorough: bool) -> io::Result<Applied> {
+        let (mirrors, status) = (self.root.join("mirrors"), self.root.join("status"));
+        std::fs::create_dir_all(&mirrors)?;
+        std::fs::create_dir_all(&status)?;
+        if thorough {
+            self.known = read_all(&mirrors)?;
+            self.known.extend(read_all(&status)?);
+        }
+        let mut wanted = BTreeMap::new();
+        for (key, object) in &plan.mirrors {
+            wanted.insert(mirrors.join(format!("{}.{}.yaml", key.namespace, key.name)), render(object)?);
+        }
+        let mut applied = Applied::default();
+        self.write_mirrors(wanted, &mirrors, &mut applied)?;
+        for (name, text) in statuses(plan)? {
+            let path = status.join(name);
+            if self.known.get(&path) != Some(&text) {
+                self.write(&path, text)?;
+                applied.written += 1;
+            }
+        }
+        Ok(applied)
+    }
+
+    fn write_mirrors(
+        &mut self,
+        wanted: BTreeMap<PathBuf, String>,
+        mirrors: &Path,
+        applied: &mut Applied,
+    ) -> io::Result<()> {
+        let ours = |text: &String| text.starts_with(MARK);
+        let stale = self.known.iter().filter(|(path, text)| path.starts_with(mirrors) && ours(text));
+        let stale: Vec<PathBuf> =
+            stale.filter(|(path, _)| !wanted.contains_key(*path)).map(|(p, _)| p.clone()).collect();
+        for path in stale {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            self.known.remove(&path);
+            applied.removed += 1;
+        }
+        for (path, text) in wanted {
+            match self.known.get(&path) {
+                Some(known) if *known == text => {}
+                Some(known) if !ours(known) => applied.foreign.push(path),
+                _ => {
+                    self.write(&path, text)?;
+                    applied.written += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, path: &Path, text: String) -> io::Result<()> {
+        replace(path, text.as_bytes())?;
+        self.known.insert(path.to_owned(), text);
+        Ok(())
+    }
+}
+
+/// Writes a file so that a reader sees the old or the new, and never a part.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let fresh = path.with_file_name(format!(".{name}.new"));
+    std::fs::write(&fresh, content)?;
+    std::fs::rename(&fresh, path)
+}
+
+fn read_all(directory: &Path) -> io::Result<BTreeMap<PathBuf, String>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
+            // What a crash left behind on the way to its place.
+            let _ = std::fs::remove_file(&path);
+            continue;
+        }
+        // What is no text is not ours, and is in nobody's way unless it bears a mirror's name.
+        let text = std::fs::read(&path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        found.insert(path, text.unwrap_or_default());
+    }
+    Ok(found)
+}
+
+fn render(object: &MirrorObject) -> io::Result<String> {
+    debug_assert!(object.service.metadata.labels.contains_key(labels::MANAGED_BY));
+    let mut text = MARK.to_owned();
+    text.push_str(&yaml(&object.service)?);
+    for slice in &object.slices {
+        text.push_str("---\n");
+        text.push_str(&yaml(slice)?);
+    }
+    Ok(text)
+}
+
+fn yaml(value: &impl Serialize) -> io::Result<String> {
+    serde_saphyr::to_string(value).map_err(io::Error::other)
+}
+
+fn statuses(plan: &Plan) -> io::Result<[(&'static str, String); 5]> {
+    let statuses = &plan.statuses;
+    Ok([
+        ("links.json", json(&statuses.links)?),
+        ("exports.json", json(&statuses.exports)?),
+        ("mirrors.json", json(&statuses.mirrors)?),
+        ("listeners.json", json(&statuses.listeners)?),
+        ("objects.json", json(&statuses.objects)?),
+    ])
+}
+
+fn json(value: &impl Serialize) -> io::Result<String> {
+    let mut text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
+    text.push('\n');
+    Ok(text)
+}

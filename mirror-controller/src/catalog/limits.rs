@@ -1,0 +1,142 @@
+//! Counts what an encoded catalog update would become before it is decoded: four megabytes on the wire can be two
+//! million empty messages, and a hundred times that in memory.
+
+use prost::bytes::Buf;
+use prost::encoding::{WireType, decode_key, decode_varint};
+
+/// Longest message that is read, bytes.
+pub const MESSAGE_MAX: usize = 4 << 20;
+/// Services in one update, changed and removed each.
+pub const SERVICES_MAX: usize = 10_000;
+/// Ports of one service.
+pub const PORTS_MAX: usize = 64;
+/// Identities of one service.
+pub const IDENTITIES_MAX: usize = 64;
+
+/// Why an update is not decoded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OverLimit {
+    /// Not protobuf.
+    #[error("the update is not a protobuf message")]
+    Malformed,
+    /// More entries than a peer may send.
+    #[error("the update has more than {1} {0}")]
+    Count(&'static str, usize),
+}
+
+/// Looks at an encoded `Update`.
+pub fn check_update(message: &[u8]) -> Result<(), OverLimit> {
+    let (mut changed, mut removed) = (0, 0);
+    fields(message, |tag, nested| {
+        match tag {
+            3 => {
+                count(&mut changed, "changed services", SERVICES_MAX)?;
+                check_service(nested)?;
+            }
+            4 => count(&mut removed, "removed services", SERVICES_MAX)?,
+            _ => {}
+        }
+        Ok(())
+    })
+}
+
+fn check_service(message: &[u8]) -> Result<(), OverLimit> {
+    let (mut ports, mut identities) = (0, 0);
+    fields(message, |tag, _| match tag {
+        3 => count(&mut ports, "ports of one service", PORTS_MAX),
+        4 => count(&mut identities, "identities of one service", IDENTITIES_MAX),
+        _ => Ok(()),
+    })
+}
+
+/// Looks at an encoded `WatchRequest`.
+pub fn check_request(message: &[u8]) -> Result<(), OverLimit> {
+    let mut rejections = 0;
+    fields(message, |tag, _| match tag {
+        2 => count(&mut rejections, "rejections", SERVICES_MAX),
+        _ => Ok(()),
+    })
+}
+
+fn count(seen: &mut usize, what: &'static str, max: usize) -> Result<(), OverLimit> {
+    *seen += 1;
+    if *seen > max { Err(OverLimit::Count(what, max)) } else { Ok(()) }
+}
+
+/// Calls `visit` with the tag and the bytes of each length-delimited field; passes over all others.
+fn fields(mut message: &[u8], mut visit: impl FnMut(u32, &[u8]) -> Result<(), OverLimit>) -> Result<(), OverLimit> {
+    let bad = |_| OverLimit::Malformed;
+    while message.has_remaining() {
+        let (tag, wire) = decode_key(&mut message).map_err(bad)?;
+        let skip = match wire {
+            WireType::Varint => {
+                decode_varint(&mut message).map_err(bad)?;
+                0
+            }
+            WireType::SixtyFourBit => 8,
+            WireType::ThirtyTwoBit => 4,
+            WireType::LengthDelimited => {
+                let length = decode_varint(&mut message).map_err(bad)?;
+                let length = usize::try_from(length).map_err(|_| OverLimit::Malformed)?;
+                visit(tag, message.get(..length).ok_or(OverLimit::Malformed)?)?;
+                length
+            }
+            // Groups are in no message of ours, and prost would recurse into them.
+            WireType::StartGroup | WireType::EndGroup => return Err(OverLimit::Malformed),
+        };
+        message = message.get(skip..).ok_or(OverLimit::Malformed)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hawser_api::proto::catalog::{Port, Service, ServiceName, Update};
+    use prost::Message;
+
+    fn update(services: Vec<Service>) -> Vec<u8> {
+        Update { changed: services, lease_ms: 2000, region: "r".into(), ..Update::default() }.encode_to_vec()
+    }
+
+    #[test]
+    fn an_ordinary_update_passes() {
+        let service = Service { ports: vec![Port::default(); PORTS_MAX], exported_at: -1, ..Service::default() };
+        assert_eq!(check_update(&update(vec![service; 100])), Ok(()));
+        assert_eq!(check_update(&[]), Ok(()));
+    }
+
+    #[test]
+    fn a_million_entries_are_refused_before_they_are_decoded() {
+        let many = [0x1a, 0x00].repeat(1_000_000);
+        assert_eq!(check_update(&many), Err(OverLimit::Count("changed services", SERVICES_MAX)));
+        let removed = Update { removed: vec![ServiceName::default(); SERVICES_MAX + 1], ..Update::default() };
+        assert!(check_update(&removed.encode_to_vec()).is_err());
+        let ports = Service { ports: vec![Port::default(); PORTS_MAX + 1], ..Service::default() };
+        assert!(check_update(&update(vec![ports])).is_err());
+        let names = Service { identities: vec![String::new(); IDENTITIES_MAX + 1], ..Service::default() };
+        assert!(check_update(&update(vec![names])).is_err());
+    }
+
+    #[test]
+    fn a_length_that_points_behind_the_end_is_malformed() {
+        for bytes in [
+            &[0x1a, 0x05, 0x00][..],
+            &[0x1a],
+            &[0x1a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01],
+            &[0x0b],
+            &[0x09, 1],
+        ] {
+            assert_eq!(check_update(bytes), Err(OverLimit::Malformed), "{bytes:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_answered(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            if check_update(&bytes).is_ok() {
+                let _ = Update::decode(bytes.as_slice());
+            }
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! What users are told about all of it.
+
+use std::collections::BTreeMap;
+
+use hawser_api::ServiceKey;
+use hawser_api::labels;
+use hawser_api::objects::link::{Condition, LinkStatus, RefusedImport};
+
+use super::clusterset::{At, Set};
+use super::exports::{Export, labelled};
+use super::local::{LocalService, carried};
+use super::mirrors::{Mirror, Mirrors, Standing};
+use super::{cluster_name, clusterset_name, destinations, region};
+use crate::status::{
+    EndpointEntry, ExportEntry, LinkEntry, ListenerEntry, MirrorEntry, ObjectsEntry, Statuses, Warning,
+};
+use crate::world::{Objects, World};
+
+/// Refusals that a Link's status lists; the rest are counted.
+pub const REFUSED_SHOWN: usize = 100;
+
+/// What the other parts of the plan found.
+#[derive(Debug)]
+pub struct Parts<'p> {
+    /// This cluster's services.
+    pub local: &'p BTreeMap<ServiceKey, LocalService<'p>>,
+    /// What is marked for export.
+    pub exports: &'p BTreeMap<ServiceKey, Export>,
+    /// Peers' services.
+    pub mirrors: &'p Mirrors,
+    /// Services of the clusterset.
+    pub sets: &'p [Set<'p>],
+}
+
+/// All statuses.
+pub fn statuses(world: &World, objects: &Objects, parts: &Parts<'_>) -> Statuses {
+    Statuses {
+        links: objects.links.keys().filter_map(|name| link(world, objects, parts, name)).collect(),
+        exports: parts.exports.iter().map(|(key, export)| export_entry(world, parts, key, export)).collect(),
+        mirrors: parts.mirrors.by_name.values().map(|mirror| mirror_entry(parts, mirror)).collect(),
+        endpoints: parts.local.iter().flat_map(|(key, service)| endpoint_entries(key, service)).collect(),
+        listeners: listeners(world),
+        objects: objects_entry(world, objects, parts),
+    }
+}
+
+fn condition(kind: &str, good: bool, reason: &str, message: impl Into<String>) -> Condition {
+    Condition {
+        kind: kind.to_owned(),
+        status: if good { "True" } else { "False" }.to_owned(),
+        reason: reason.to_owned(),
+        message: message.into(),
+    }
+}
+
+fn link(world: &World, objects: &Objects, parts: &Parts<'_>, name: &hawser_api::ClusterName) -> Option<LinkEntry> {
+    let link = objects.links.get(name)?;
+    let state = world.peers.get(name).cloned().unwrap_or_default();
+    let gateways: Vec<_> = link
+        .spec
+        .gateways
+        .iter()
+        .map(|gateway| {
+            let known = state.gateways.get(&gateway.name).cloned().unwrap_or_default();
+            known.status(&gateway.name, gateway.address)
+        })
+        .collect();
+    let reachable = gateways.iter().any(|gateway| gateway.alive);
+    let trouble = state.trouble.as_ref().map(|refusal| format!("{}; {}", refusal.message, refusal.remedy));
+    let fresh = if state.alive {
+        condition("CatalogFresh", true, "Fresh", "the catalog's lease is fresh")
+    } else {
+        let why = trouble.unwrap_or_else(|| "nothing has been heard from the catalog yet".to_owned());
+        let reason = state.trouble.as_ref().map_or("NotHeard", |refusal| refusal.code.as_str());
+        condition("CatalogFresh", false, reason, why)
+    };
+    let gateway = if reachable {
+        condition("GatewayReachable", true, "Answers", "at least one gateway answers")
+    } else {
+        let remedy =
+            "no gateway answers probes; check the addresses in spec.gateways, and that UDP or TCP is let through";
+        condition("GatewayReachable", false, "NoAnswer", remedy)
+    };
+    let ready = if state.alive && reachable {
+        condition("Ready", true, "Ready", "catalog and gateways are in order")
+    } else {
+        condition("Ready", false, if reachable { "CatalogStale" } else { "Unreachable" }, "see the other conditions")
+    };
+    let imported = parts.mirrors.by_name.values().filter(|m| m.cluster == *name && m.standing != Standing::Withdrawn);
+    let refused = parts.mirrors.refused.get(name).cloned().unwrap_or_default();
+    let status = LinkStatus {
+        conditions: vec![ready, fresh, gateway],
+        gateways,
+        offered: count(state.catalog.offers.len() + state.catalog.refused.len()),
+        imported: count(imported.count()),
+        refused: shown(refused),
+        region: state.catalog.region.clone(),
+    };
+    Some(LinkEntry {
+        name: name.to_string(),
+        trust_domain: link.spec.trust_domain.to_string(),
+        region: region(world, objects, name),
+        transport: link.spec.transport.as_str().to_owned(),
+        status,
+    })
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn shown(mut refused: Vec<RefusedImport>) -> Vec<RefusedImport> {
+    let more = refused.len().saturating_sub(REFUSED_SHOWN);
+    refused.truncate(REFUSED_SHOWN);
+    if more > 0 {
+        refused.push(RefusedImport { service: "…".to_owned(), reason: format!("and {more} more") });
+    }
+    refused
+}
+
+fn export_entry(world: &World, parts: &Parts<'_>, key: &ServiceKey, export: &Export) -> ExportEntry {
+    let service = parts.local.get(key);
+    let ports = service.map(|s| s.service.spec.ports.iter().filter(|p| carried(p)).map(|p| p.port).collect());
+    ExportEntry {
+        namespace: key.namespace.to_string(),
+        name: key.name.to_string(),
+        by: export.by.to_owned(),
+        to: export.to.iter().map(ToString::to_string).collect(),
+        ports: ports.unwrap_or_default(),
+        endpoints_ready: count(service.map_or(0, LocalService::ready)),
+        federated: service.is_some_and(|s| labelled(s.service, labels::FEDERATED)),
+        conditions: export_conditions(world, parts, key, export),
+    }
+}
+
+fn export_conditions(world: &World, parts: &Parts<'_>, key: &ServiceKey, export: &Export) -> Vec<Condition> {
+    let valid = match export.invalid {
+        None => condition("Valid", true, "Valid", "the Service can be exported"),
+        Some(reason @ "NoService") => condition(
+            "Valid",
+            false,
+            reason,
+            format!("there is no Service {key}: add it, or take the ServiceExport out"),
+        ),
+        Some(reason @ "InvalidServiceType") => {
+            condition("Valid", false, reason, "a Service of type ExternalName has no endpoints to export")
+        }
+        Some(reason) => condition(
+            "Valid",
+            false,
+            reason,
+            format!("namespace {} is the cluster's own: move the Service", key.namespace),
+        ),
+    };
+    let ready = match (export.to.is_empty(), parts.local.get(key).map_or(0, LocalService::ready)) {
+        (true, _) => condition("Ready", false, "Pending", "no linked cluster may have it"),
+        (false, 0) => condition("Ready", true, "Exported", "exported; no endpoint is ready"),
+        (false, ready) => condition("Ready", true, "Exported", format!("exported with {ready} ready endpoints")),
+    };
+    let mut conditions = vec![valid, ready];
+    if !export.unknown.is_empty() {
+        let names: Vec<&str> = export.unknown.iter().map(hawser_api::ClusterName::as_str).collect();
+        let message = format!(
+            "{} names {}, which no Link bears: add the Link or correct the name",
+            labels::EXPORT_TO,
+            names.join(", ")
+        );
+        conditions.push(condition("ClustersKnown", false, "UnknownCluster", message));
+    }
+    conditions.push(conflict(world, parts, key));
+    conditions
+}
+
+/// MCS: every part of a set is told when the parts differ.
+fn conflict(_world: &World, parts: &Parts<'_>, key: &ServiceKey) -> Condition {
+    let own = parts.local.get(key).map(|service| ports_of_local(service));
+    let set = parts.sets.iter().find(|set| set.key == *key && set.local);
+    let others = set.map(|set| set.mirrors.as_slice()).unwrap_or_default();
+    let differs = others.iter().filter(|m| m.standing != Standing::Withdrawn).find(|m| Some(ports_of(m)) != own);
+    match (differs, set.map(|set| &set.at)) {
+        (Some(mirror), _) => {
+            let message = format!(
+                "{} exports it with other ports: all are offered, each goes only to who serves it",
+                mirror.cluster
+            );
+            condition("Conflict", true, "PortConflict", message)
+        }
+        (None, Some(At::Nowhere(why))) => condition("Conflict", true, "NameConflict", why.clone()),
+        (None, _) => condition("Conflict", false, "NoConflicts", "all clusters that export it agree"),
+    }
+}
+
+fn ports_of_local(service: &LocalService<'_>) -> Vec<(String, u16)> {
+    let ports = service.service.spec.ports.iter().filter(|port| carried(port));
+    let mut ports: Vec<_> = ports.map(|port| (port.name.clone().unwrap_or_default(), port.port)).collect();
+    ports.sort();
+    ports
+}
+
+fn ports_of(mirror: &Mirror) -> Vec<(String, u16)> {
+    let mut ports: Vec<_> = mirror.offer.ports.iter().map(|port| (port.name.clone(), port.number)).collect();
+    ports.sort();
+    ports
+}
+
+fn mirror_entry(parts: &Parts<'_>, mirror: &Mirror) -> MirrorEntry {
+    let mut dns_names = vec![cluster_name(&mirror.key)];
+    let existing = At::Existing(mirror.key.clone());
+    dns_names.extend(parts.sets.iter().filter(|set| set.at == existing).map(|set| clusterset_name(&set.key)));
+    MirrorEntry {
+        namespace: mirror.key.namespace.to_string(),
+        name: mirror.key.name.to_string(),
+        cluster: mirror.cluster.to_string(),
+        service: mirror.offer.service.to_string(),
+        dns_names,
+        ports: mirror.offer.ports.iter().map(|port| port.number).collect(),
+        endpoints_ready: mirror.offer.endpoints_ready,
+        federated: mirror.offer.federated,
+        standing: match mirror.standing {
+            Standing::Live => "live",
+            Standing::Stale => "stale",
+            Standing::Withdrawn => "withdrawn",
+        }
+        .to_owned(),
+    }
+}
+
+fn endpoint_entries(key: &ServiceKey, service: &LocalService<'_>) -> Vec<EndpointEntry> {
+    let convert = |endpoint: &super::local::LocalEndpoint<'_>| EndpointEntry {
+        namespace: key.namespace.to_string(),
+        name: key.name.to_string(),
+        id: endpoint.id.clone(),
+        address: endpoint.address.to_string(),
+        ports: endpoint.ports.iter().map(|(_, workload)| *workload).collect(),
+        proxy: endpoint.proxy.name.to_string(),
+        inbound: endpoint.inbound.to_string(),
+        ready: endpoint.ready,
+    };
+    service.endpoints.iter().map(convert).collect()
+}
+
+fn listeners(world: &World) -> Vec<ListenerEntry> {
+    let of_proxy = |(proxy, listeners): (&String, &std::sync::Arc<Vec<hawser_api::proto::discovery::Listener>>)| {
+        let convert = |listener: &hawser_api::proto::discovery::Listener| ListenerEntry {
+            proxy: proxy.clone(),
+            namespace: listener.namespace.clone(),
+            name: listener.name.clone(),
+            port: listener.port,
+            bound: listener.bound.clone(),
+            reason: listener.reason.clone(),
+        };
+        listeners.iter().map(convert).collect::<Vec<_>>()
+    };
+    world.listeners.iter().flat_map(of_proxy).collect()
+}
+
+fn objects_entry(world: &World, objects: &Objects, parts: &Parts<'_>) -> ObjectsEntry {
+    ObjectsEntry {
+        services: count(objects.services.len()),
+        endpoint_slices: count(objects.slices.values().map(Vec::len).sum()),
+        service_exports: count(objects.exports.len()),
+        links: count(objects.links.len()),
+        failover_policies: count(objects.policies.len()),
+        problems: objects.problems.clone(),
+        warnings: warnings(world, objects, parts),
+    }
+}
+
+fn warnings(world: &World, objects: &Objects, parts: &Parts<'_>) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let mut warn = |object: String, message: String| warnings.push(Warning { object, message });
+    match &objects.cluster {
+        None => warn("Cluster".to_owned(), format!("there is none: add the Cluster object of {}", world.cluster)),
+        Some(cluster) if cluster.metadata.name != world.cluster.as_str() => {
+            let message =
+                format!("this mirror controller runs for {}: rename the one or configure the other", world.cluster);
+            warn(format!("Cluster {}", cluster.metadata.name), message);
+        }
+        Some(_) => {}
+    }
+    for (key, service) in parts.local {
+        service.warnings.iter().for_each(|warning| warn(format!("Service {key}"), warning.clone()));
+        let udp = service.service.spec.ports.iter().any(|port| !carried(port));
+        if udp && parts.exports.contains_key(key) {
+            warn(format!("Service {key}"), "only its TCP ports are exported".to_owned());
+        }
+    }
+    for (key, slices) in objects.slices.iter().filter(|(key, _)| !objects.services.contains_key(key)) {
+        let message = format!("there is no Service {key}: add it, or correct the label {}", labels::SERVICE_NAME);
+        slices.iter().for_each(|slice| warn(format!("EndpointSlice {}", slice.metadata.name), message.clone()));
+    }
+    for (key, policy) in &objects.policies {
+        for cluster in destinations::unknown_clusters(world, objects, policy) {
+            warn(format!("FailoverPolicy {key}"), format!("it names {cluster}, which no Link bears"));
+        }
+        if !parts.sets.iter().any(|set| set.key == *key && matches!(set.at, At::Own(_))) {
+            warn(format!("FailoverPolicy {key}"), "no service of that name is offered by several clusters".to_owned());
+        }
+    }
+    for set in parts.sets {
+        if let At::Nowhere(why) = &set.at {
+            warn(format!("Service {}", set.key), why.clone());
+        }
+    }
+    warnings.sort();
+    warnings
+}

@@ -1,0 +1,302 @@
+//! The client of one peer's catalog: through a gateway of the peer, a sealed session, one stream of updates.
+//!
+//! ```text
+//! Dialer::open(hawser-system/catalog:443) ─ sealed::connect_shared (its mirror controller, nobody else) ─ Watch
+//!     ─▶ accept (pure) ─▶ world          silence ─▶ another gateway          lease over ─▶ not alive
+//! ```
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use hawser_api::proto::catalog::{Rejection, Update, WatchRequest};
+use hawser_api::{ClusterName, Code, Refusal, ServicePort, SpiffeId, TrustDomain, labels};
+use hawser_runtime::clock;
+use hawser_tunnel::open::OpenRequest;
+use hawser_tunnel::pool::{Dialer, GatewayPath};
+use hawser_tunnel::sealed::{self, Driver};
+use hawser_tunnel::tls::{Credentials, Expect};
+use http::{HeaderValue, Request};
+use tokio::sync::watch;
+
+use crate::catalog::grpc::{self, GrpcError};
+use crate::catalog::{HEARTBEAT, LEASE, WATCH_PATH, accept, limits};
+use crate::metrics::Metrics;
+use crate::world::Store;
+
+/// A gateway that has not led to a stream after this time gets company by the next.
+const HEDGE: Duration = Duration::from_millis(700);
+/// From the first try to a stream.
+const CONNECT: Duration = Duration::from_secs(4);
+/// Two heartbeats missed and a little: there is time left in the lease to go by another gateway.
+const SILENCE: Duration = Duration::from_millis(2 * HEARTBEAT.as_millis() as u64 + 200);
+/// Pauses between tries that failed.
+const PAUSE: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::from_secs(2);
+/// No peer may ask to be believed for longer than our own lease; shorter than this is noise.
+const LEASE_MIN: Duration = Duration::from_millis(500);
+/// Messages that one change may be cut into.
+const PARTS_MAX: usize = 32;
+
+/// One link's client.
+pub struct Client {
+    /// The peer.
+    pub peer: ClusterName,
+    /// Its trust domain.
+    pub domain: TrustDomain,
+    /// Ways to its gateways.
+    pub paths: Vec<GatewayPath>,
+    /// Opens tunnels.
+    pub dialer: Dialer,
+    /// Who we are and whom we trust.
+    pub credentials: Credentials,
+    /// Where what is heard goes.
+    pub store: Store,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+struct Session {
+    gateway: usize,
+    driver: Driver,
+    updates: grpc::Reader,
+    // While it is held the connection takes new streams; without it, it would end with this one.
+    _requests: h2::client::SendRequest<Bytes>,
+}
+
+impl Client {
+    /// Runs until dropped.
+    pub async fn run(self) {
+        let (heard, lease) = watch::channel(LEASE);
+        tokio::select! {
+            () = self.sessions(&heard) => {}
+            () = self.lease(lease) => {}
+        }
+    }
+
+    /// Alive as long as something is heard within the lease. At the start what is on disk is believed for one lease,
+    /// counted from when we are somebody: nothing can be heard before.
+    async fn lease(&self, mut heard: watch::Receiver<Duration>) {
+        let mut generation = self.credentials.generation();
+        let somebody = async { while self.credentials.identity().is_none() && generation.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(CONNECT, somebody).await;
+        loop {
+            let lease = *heard.borrow_and_update();
+            match tokio::time::timeout(lease, heard.changed()).await {
+                Ok(Ok(())) => self.alive(true),
+                Ok(Err(_)) => return,
+                Err(_) => {
+                    self.alive(false);
+                    if heard.changed().await.is_err() {
+                        return;
+                    }
+                    self.alive(true);
+                }
+            }
+        }
+    }
+
+    fn alive(&self, alive: bool) {
+        self.store.update_peer(clock::millis(clock::now()), &self.peer, |peer| {
+            let changed = peer.alive != alive;
+            if changed {
+                tracing::info!(cluster = %self.peer, alive, "a cluster's lease changed");
+            }
+            peer.alive = alive;
+            changed
+        });
+    }
+
+    async fn sessions(&self, heard: &watch::Sender<Duration>) {
+        let mut first = 0;
+        let mut pause = PAUSE.start;
+        loop {
+            let trouble = match self.connect(first).await {
+                Ok(session) => {
+                    first = session.gateway;
+                    pause = PAUSE.start;
+                    self.follow(session, heard).await
+                }
+                Err(trouble) => trouble,
+            };
+            self.trouble(Some(trouble));
+            // The next try begins with the next gateway.
+            first = (first + 1) % self.paths.len().max(1);
+            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            pause = (pause * 2).min(PAUSE.end);
+        }
+    }
+
+    fn trouble(&self, trouble: Option<Refusal>) {
+        self.store.update_peer(clock::millis(clock::now()), &self.peer, |peer| {
+            let changed = peer.trouble != trouble;
+            if let Some(trouble) = trouble.as_ref().filter(|_| changed) {
+                tracing::warn!(cluster = %self.peer, code = %trouble.code, hint = %trouble.remedy,
+                    "no catalog: {}", trouble.message);
+            }
+            peer.trouble = trouble;
+            changed
+        });
+    }
+
+    /// The first stream that stands, beginning with gateway `first`; each that dallies gets company by the next.
+    async fn connect(&self, first: usize) -> Result<Session, Refusal> {
+        let count = self.paths.len();
+        let mut order = (0..count).map(|step| (first + step) % count.max(1));
+        let mut tries = FuturesUnordered::new();
+        let mut last = unreachable(&self.peer, "the Link has no gateways");
+        let deadline = tokio::time::sleep(CONNECT);
+        let mut deadline = pin!(deadline);
+        loop {
+            match order.next() {
+                Some(gateway) => tries.push(self.open(gateway)),
+                None if tries.is_empty() => return Err(last),
+                None => {}
+            }
+            let hedge = tokio::time::sleep(if order.len() > 0 { HEDGE } else { CONNECT });
+            tokio::select! {
+                Some(result) = tries.next() => match result {
+                    Ok(session) => return Ok(session),
+                    Err(refusal) => last = refusal,
+                },
+                () = hedge => {}
+                () = &mut deadline => return Err(unreachable(&self.peer, "no gateway led to its catalog in time")),
+            }
+        }
+    }
+
+    async fn open(&self, gateway: usize) -> Result<Session, Refusal> {
+        let path = self.paths.get(gateway).ok_or_else(|| unreachable(&self.peer, "the gateway is gone"))?;
+        let target =
+            ServicePort::parse(labels::SYSTEM_NAMESPACE, labels::CATALOG_SERVICE, u32::from(labels::CATALOG_PORT));
+        let target = target.map_err(|error| unreachable(&self.peer, &error.to_string()))?;
+        let controller =
+            SpiffeId::service_account(&self.domain, labels::SYSTEM_NAMESPACE, labels::MIRROR_CONTROLLER_ACCOUNT)
+                .map_err(|error| unreachable(&self.peer, &error.to_string()))?;
+        let expect = Expect::Identities(Arc::from([controller]));
+        let opening = self.dialer.open(path, &OpenRequest::any(target.clone())).await?;
+        let (client, mut driver) = sealed::connect_shared(opening.stream, &self.credentials, &expect, SILENCE).await?;
+        let requests = client.requests;
+        let reader = tokio::select! {
+            reader = self.ask(requests.clone(), &target) => reader.map_err(|error| self.broken(&error))?,
+            () = &mut driver => return Err(unreachable(&self.peer, "the session ended before the catalog answered")),
+        };
+        Ok(Session { gateway, driver, updates: reader, _requests: requests })
+    }
+
+    async fn ask(
+        &self,
+        requests: h2::client::SendRequest<Bytes>,
+        target: &ServicePort,
+    ) -> Result<grpc::Reader, GrpcError> {
+        let mut requests = requests.ready().await?;
+        let mut request = Request::new(());
+        *request.method_mut() = http::Method::POST;
+        *request.uri_mut() = http::Uri::builder()
+            .scheme("https")
+            .authority("catalog.hawser-system")
+            .path_and_query(WATCH_PATH)
+            .build()
+            .unwrap_or_default();
+        let headers = request.headers_mut();
+        headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+        headers.insert("te", HeaderValue::from_static("trailers"));
+        if let Ok(value) = HeaderValue::from_str(&target.to_string()) {
+            headers.insert(labels::HEADER_TARGET, value);
+        }
+        let (response, mut body) = requests.send_request(request, false)?;
+        body.send_data(grpc::encode(&self.request()), true)?;
+        let response = response.await?;
+        if !response.status().is_success() || response.headers().contains_key("grpc-status") {
+            return Err(grpc::status(response.headers()));
+        }
+        Ok(grpc::Reader::new(response.into_body(), limits::check_update))
+    }
+
+    /// Tells the exporter what was refused of what it offered last time, for its own users to see.
+    fn request(&self) -> WatchRequest {
+        let world = self.store.now();
+        let refused = world.peers.get(&self.peer).map(|peer| peer.catalog.refused.as_slice()).unwrap_or_default();
+        let rejection = |refused: &hawser_api::objects::link::RefusedImport| {
+            let (namespace, name) = refused.service.split_once('/').unwrap_or_default();
+            Rejection { namespace: namespace.into(), name: name.into(), reason: refused.reason.clone() }
+        };
+        WatchRequest { cluster: world.cluster.to_string(), rejections: refused.iter().map(rejection).collect() }
+    }
+
+    /// Takes updates until the stream ends or falls silent; says why it is over.
+    async fn follow(&self, session: Session, heard: &watch::Sender<Duration>) -> Refusal {
+        let Session { mut driver, mut updates, .. } = session;
+        let mut pending: Vec<Update> = Vec::new();
+        let mut version = 0;
+        loop {
+            let next = tokio::select! {
+                next = tokio::time::timeout(SILENCE, updates.next::<Update>()) => next,
+                () = &mut driver => return unreachable(&self.peer, "the session with its catalog ended"),
+            };
+            let update = match next {
+                Err(_) => return unreachable(&self.peer, "its catalog fell silent"),
+                Ok(Err(error)) => return self.broken(&error),
+                Ok(Ok(None)) => return self.broken(&updates.status().await),
+                Ok(Ok(Some(update))) => update,
+            };
+            let (more, lease) = (update.more, lease(update.lease_ms));
+            if update.version < version && !update.snapshot {
+                continue;
+            }
+            version = update.version;
+            pending.push(update);
+            if more {
+                if pending.len() > PARTS_MAX {
+                    return Refusal::new(
+                        Code::BadRequest,
+                        "a change of its catalog has too many parts",
+                        "see its logs",
+                    );
+                }
+                continue;
+            }
+            self.take(std::mem::take(&mut pending));
+            self.metrics.heard(&self.peer, clock::millis(clock::now()));
+            heard.send_replace(lease);
+        }
+    }
+
+    fn take(&self, updates: Vec<Update>) {
+        let now = clock::millis(clock::now());
+        let domain = &self.domain;
+        let nothing = |update: &Update| !update.snapshot && update.changed.is_empty() && update.removed.is_empty();
+        self.store.update_peer(now, &self.peer, |peer| {
+            let mut changed = peer.trouble.take().is_some();
+            if !updates.iter().all(nothing) {
+                let next =
+                    updates.iter().fold(peer.catalog.as_ref().clone(), |known, u| accept::update(&known, u, domain));
+                changed |= next != *peer.catalog;
+                peer.catalog = Arc::new(next);
+            }
+            changed
+        });
+    }
+
+    fn broken(&self, error: &GrpcError) -> Refusal {
+        match error {
+            GrpcError::Status { code: 7, message } => Refusal::new(
+                Code::NotLinked,
+                format!("{} does not serve its catalog to this cluster: {message}", self.peer),
+                format!("add a Link to this cluster, with its trust domain, in {}", self.peer),
+            ),
+            error => unreachable(&self.peer, &format!("its catalog broke off: {error}")),
+        }
+    }
+}
+
+fn unreachable(peer: &ClusterName, why: &str) -> Refusal {
+    let remedy = format!("see `hawser check`; {peer} is tried again all the time");
+    Refusal::new(Code::PeerUnreachable, format!("{peer}: {why}"), remedy)
+}
+
+fn lease(ms: u32) -> Duration {
+    Duration::from_millis(u64::from(ms)).clamp(LEASE_MIN, LEASE)
+}

@@ -1,0 +1,179 @@
+//! Starts and ends what belongs to each Link, as Links come, change and go.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hawser_api::bundle::Bundle;
+use hawser_api::objects::Link;
+use hawser_api::{ClusterName, TrustDomain};
+use hawser_runtime::{Process, clock};
+use hawser_tunnel::pool::Dialer;
+use hawser_tunnel::tls::{Anchors, Credentials};
+use tokio_util::sync::CancellationToken;
+
+use super::{catalog, gateways, last_known};
+use crate::metrics::Metrics;
+use crate::world::{Catalog, PeerState, Store};
+
+/// A catalog that changes all the time is written no more often than this.
+const SAVE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What links are kept with.
+#[derive(Clone)]
+pub struct Links {
+    /// Where what is heard goes.
+    pub store: Store,
+    /// Who we are and whom we trust; the anchors of linked clusters are put in here.
+    pub credentials: Credentials,
+    /// Opens tunnels.
+    pub dialer: Dialer,
+    /// Directory of the last known catalogs.
+    pub catalogs: PathBuf,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+struct Running {
+    link: Link,
+    stop: CancellationToken,
+}
+
+impl Links {
+    /// Runs until dropped.
+    pub async fn run(self, process: Process) {
+        let mut world = self.store.watch();
+        let mut running: BTreeMap<ClusterName, Running> = BTreeMap::new();
+        loop {
+            let objects = world.borrow_and_update().objects.clone();
+            if let Some(objects) = objects {
+                self.settle(&mut running, &objects.links, &process);
+            }
+            if world.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn settle(
+        &self,
+        running: &mut BTreeMap<ClusterName, Running>,
+        links: &BTreeMap<ClusterName, Link>,
+        process: &Process,
+    ) {
+        let over = |name: &ClusterName, known: &Running| links.get(name) != Some(&known.link);
+        let ended: Vec<ClusterName> = running.iter().filter(|(n, r)| over(n, r)).map(|(n, _)| n.clone()).collect();
+        for name in ended {
+            if let Some(old) = running.remove(&name) {
+                self.end(&name, &old, links);
+            }
+        }
+        for (name, link) in links {
+            if !running.contains_key(name) {
+                let stop = self.begin(name, link, process);
+                running.insert(name.clone(), Running { link: link.clone(), stop });
+            }
+        }
+    }
+
+    fn end(&self, name: &ClusterName, old: &Running, links: &BTreeMap<ClusterName, Link>) {
+        old.stop.cancel();
+        let domain = &old.link.spec.trust_domain;
+        if !links.values().any(|link| link.spec.trust_domain == *domain) {
+            self.credentials.remove_anchors(domain);
+        }
+        // What one trust domain said is not another's, whatever the Link is called.
+        if links.get(name).is_none_or(|link| link.spec.trust_domain != *domain) {
+            self.store.update(clock::millis(clock::now()), |world| world.peers.remove(name).is_some());
+        }
+        if !links.contains_key(name) {
+            last_known::forget(&self.catalogs, name);
+            self.metrics.forget(name);
+        }
+    }
+
+    fn begin(&self, name: &ClusterName, link: &Link, process: &Process) -> CancellationToken {
+        let domain = &link.spec.trust_domain;
+        self.trust(name, link);
+        self.know(name, domain, link);
+        let stop = CancellationToken::new();
+        let paths = gateways::paths(name, link);
+        let client = catalog::Client {
+            peer: name.clone(),
+            domain: domain.clone(),
+            paths: paths.clone(),
+            dialer: self.dialer.clone(),
+            credentials: self.credentials.clone(),
+            store: self.store.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let probes = gateways::run(paths, self.dialer.clone(), self.store.clone(), self.metrics.clone());
+        for task in [Box::pin(client.run()) as Task, Box::pin(probes), Box::pin(self.clone().save(name.clone()))] {
+            let (stop, drain) = (stop.clone(), process.drain.clone());
+            process.spawn(async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = drain.cancelled() => {}
+                    () = task => {}
+                }
+            });
+        }
+        stop
+    }
+
+    fn trust(&self, name: &ClusterName, link: &Link) {
+        let anchors = match link.spec.bundle.as_deref().map(Bundle::parse) {
+            None => Anchors::OwnRoot,
+            Some(Ok(bundle)) => Anchors::Bundle(bundle),
+            // The loader has read it already; whatever this is, it is nobody.
+            Some(Err(error)) => {
+                tracing::error!(cluster = %name, %error, "the Link's bundle cannot be read: nobody of it is trusted");
+                Anchors::Bundle(Bundle::default())
+            }
+        };
+        for dropped in self.credentials.set_anchors(&link.spec.trust_domain, anchors) {
+            tracing::warn!(cluster = %name, "an anchor of the Link's bundle is not used: {dropped}");
+        }
+    }
+
+    /// A peer begins with what is on disk, believed until its lease would be over; one whose Link only changed goes on.
+    fn know(&self, name: &ClusterName, domain: &TrustDomain, link: &Link) {
+        let kept = last_known::load(&self.catalogs, name, domain);
+        self.store.update(clock::millis(clock::now()), |world| {
+            if let Some(state) = world.peers.get_mut(name) {
+                let mut next = PeerState::clone(state);
+                next.gateways.retain(|gateway, _| link.spec.gateways.iter().any(|g| g.name == *gateway));
+                *state = Arc::new(next);
+                return true;
+            }
+            let alive = kept.is_some();
+            let state = PeerState { catalog: Arc::new(kept.unwrap_or_default()), alive, ..PeerState::default() };
+            world.peers.insert(name.clone(), Arc::new(state));
+            true
+        });
+    }
+
+    /// Keeps the last known catalog on disk up to date.
+    async fn save(self, name: ClusterName) {
+        let mut world = self.store.watch();
+        let mut saved: Option<Arc<Catalog>> = None;
+        loop {
+            let known = world.borrow_and_update().peers.get(&name).map(|peer| peer.catalog.clone());
+            if let Some(known) = known.filter(|known| saved.as_ref().is_none_or(|saved| !Arc::ptr_eq(saved, known))) {
+                saved = Some(known.clone());
+                let (directory, name) = (self.catalogs.clone(), name.clone());
+                let write = tokio::task::spawn_blocking(move || last_known::save(&directory, &name, &known));
+                if let Ok(Err(error)) = write.await {
+                    tracing::warn!(%error, "the last known catalog cannot be written; a restart would not know it");
+                }
+                tokio::time::sleep(SAVE_PAUSE).await;
+            }
+            if world.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+type Task = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;

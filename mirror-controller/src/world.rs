@@ -1,0 +1,245 @@
+//! What is known: one immutable snapshot, filled by `watch` and read by `plan`.
+//!
+//! A change makes a new snapshot; parts that did not change are shared with the old one.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hawser_api::objects::cluster::ProxySpec;
+use hawser_api::objects::link::{LinkGatewayStatus, RefusedImport};
+use hawser_api::objects::load::{Located, Problem};
+use hawser_api::objects::{Cluster, EndpointSlice, FailoverPolicy, Link, Object, Service, ServiceExport};
+use hawser_api::proto::discovery::Listener;
+use hawser_api::{ClusterName, Namespace, ServiceKey, ServiceName, SpiffeId, TrustDomain};
+use tokio::sync::watch;
+
+/// The snapshot.
+#[derive(Debug, Clone)]
+pub struct World {
+    /// This cluster.
+    pub cluster: ClusterName,
+    /// Its trust domain.
+    pub domain: TrustDomain,
+    /// Where this process accepts sealed sessions to the catalog; `None` before the listener stands.
+    pub catalog_listen: Option<SocketAddr>,
+    /// What the user declares; `None` before the first reading.
+    pub objects: Option<Arc<Objects>>,
+    /// What is known of each linked cluster.
+    pub peers: BTreeMap<ClusterName, Arc<PeerState>>,
+    /// What proxies report of their listeners, by the proxy's name.
+    pub listeners: BTreeMap<String, Arc<Vec<Listener>>>,
+    /// When the latest change that led to this snapshot happened, milliseconds since the epoch.
+    pub changed_at_ms: i64,
+}
+
+/// The user's objects by kind and name.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Objects {
+    /// What this cluster's own machine needs.
+    pub cluster: Option<Cluster>,
+    /// Services.
+    pub services: BTreeMap<ServiceKey, Service>,
+    /// EndpointSlices by the service that they belong to.
+    pub slices: BTreeMap<ServiceKey, Vec<EndpointSlice>>,
+    /// ServiceExports.
+    pub exports: BTreeMap<ServiceKey, ServiceExport>,
+    /// Links by the peer's name.
+    pub links: BTreeMap<ClusterName, Link>,
+    /// FailoverPolicies by the service that they apply to.
+    pub policies: BTreeMap<ServiceKey, FailoverPolicy>,
+    /// Why files were refused; what was in force from them is above.
+    pub problems: Vec<Problem>,
+}
+
+impl Objects {
+    /// Sorts what the loader found. Names have been checked by it: what would not parse is left out.
+    pub fn new<'a>(located: impl IntoIterator<Item = &'a Located>) -> Self {
+        let mut objects = Self::default();
+        for located in located {
+            objects.insert(&located.object);
+        }
+        for slices in objects.slices.values_mut() {
+            slices.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+        }
+        objects
+    }
+
+    fn insert(&mut self, object: &Object) {
+        let metadata = object.metadata();
+        let key = ServiceKey::parse(metadata.namespace_or_default(), &metadata.name).ok();
+        match (object, key) {
+            (Object::Cluster(cluster), _) => self.cluster = Some(cluster.clone()),
+            (Object::Link(link), _) => {
+                if let Ok(name) = link.metadata.name.parse() {
+                    self.links.insert(name, link.clone());
+                }
+            }
+            (Object::EndpointSlice(slice), _) => {
+                let service = slice.metadata.labels.get(hawser_api::labels::SERVICE_NAME);
+                let name = service.and_then(|name| name.parse::<ServiceName>().ok());
+                let namespace = metadata.namespace_or_default().parse::<Namespace>().ok();
+                if let (Some(namespace), Some(name)) = (namespace, name) {
+                    self.slices.entry(ServiceKey { namespace, name }).or_default().push(slice.clone());
+                }
+            }
+            (Object::Service(service), Some(key)) => {
+                self.services.insert(key, service.clone());
+            }
+            (Object::ServiceExport(export), Some(key)) => {
+                self.exports.insert(key, export.clone());
+            }
+            (Object::FailoverPolicy(policy), Some(key)) => {
+                self.policies.insert(key, policy.clone());
+            }
+            _ => {}
+        }
+    }
+
+    /// The cluster's proxies.
+    pub fn proxies(&self) -> &[ProxySpec] {
+        self.cluster.as_ref().map_or(&[], |cluster| &cluster.spec.proxies)
+    }
+}
+
+/// What is known of one linked cluster.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PeerState {
+    /// What it offers, as last heard.
+    pub catalog: Arc<Catalog>,
+    /// Its lease is fresh: what it offers may be used.
+    pub alive: bool,
+    /// Its gateways, as last probed.
+    pub gateways: BTreeMap<Namespace, GatewayState>,
+    /// Why there is no session to its catalog; `None` while there is one.
+    pub trouble: Option<hawser_api::Refusal>,
+}
+
+/// One gateway of a peer, as last probed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GatewayState {
+    /// It answers.
+    pub alive: bool,
+    /// `quic` or `tcp`; empty before the first answer.
+    pub transport: String,
+    /// Of the last answer that changed the picture, microseconds.
+    pub round_trip_us: u64,
+}
+
+impl GatewayState {
+    /// As the Link's status shows it.
+    pub fn status(&self, name: &Namespace, address: SocketAddr) -> LinkGatewayStatus {
+        LinkGatewayStatus {
+            name: name.to_string(),
+            address: address.to_string(),
+            alive: self.alive,
+            transport: self.transport.clone(),
+            round_trip_us: self.round_trip_us,
+        }
+    }
+}
+
+/// What a peer offers to this cluster, validated.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Catalog {
+    /// By the service's name at the peer.
+    pub offers: BTreeMap<ServiceKey, Arc<Offer>>,
+    /// What it offered before and does not any more; kept so that callers are told why.
+    pub withdrawn: BTreeMap<ServiceKey, Arc<Offer>>,
+    /// Entries that broke a rule.
+    pub refused: Vec<RefusedImport>,
+    /// The peer's region as it says; may be empty.
+    pub region: String,
+}
+
+/// One service that a peer offers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Offer {
+    /// Its name at the peer.
+    pub service: ServiceKey,
+    /// Its ports; at least one.
+    pub ports: Vec<OfferedPort>,
+    /// Who may answer for it; at least one, all of the peer's trust domain.
+    pub identities: Vec<SpiffeId>,
+    /// Ready endpoints behind the peer's gateways.
+    pub endpoints_ready: u32,
+    /// It is one service with those of the same name and namespace elsewhere.
+    pub federated: bool,
+    /// When it was exported, seconds since the epoch; 0: not said.
+    pub exported_at: i64,
+    /// `auto`, `shared` or `dedicated`.
+    pub session: String,
+}
+
+/// One port of an [`Offer`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfferedPort {
+    /// May be empty.
+    pub name: String,
+    /// 1 to 65535.
+    pub number: u16,
+    /// May be empty.
+    pub app_protocol: String,
+}
+
+impl World {
+    /// Nothing is known yet.
+    pub fn new(cluster: ClusterName, domain: TrustDomain) -> Self {
+        Self {
+            cluster,
+            domain,
+            catalog_listen: None,
+            objects: None,
+            peers: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            changed_at_ms: 0,
+        }
+    }
+}
+
+/// Where the snapshot is kept. Clone to share.
+#[derive(Debug, Clone)]
+pub struct Store(Arc<watch::Sender<Arc<World>>>);
+
+impl Store {
+    /// With this snapshot.
+    pub fn new(world: World) -> Self {
+        Self(Arc::new(watch::Sender::new(Arc::new(world))))
+    }
+
+    /// Replaces the snapshot if `change` says that it changed it; `at_ms` is when what led to it happened.
+    pub fn update(&self, at_ms: i64, change: impl FnOnce(&mut World) -> bool) {
+        self.0.send_if_modified(|world| {
+            let mut next = World::clone(world);
+            let changed = change(&mut next);
+            if changed {
+                next.changed_at_ms = at_ms;
+                *world = Arc::new(next);
+            }
+            changed
+        });
+    }
+
+    /// Changes what is known of one peer. A peer that is not linked is not there to be changed.
+    pub fn update_peer(&self, at_ms: i64, peer: &ClusterName, change: impl FnOnce(&mut PeerState) -> bool) {
+        self.update(at_ms, |world| {
+            let Some(state) = world.peers.get_mut(peer) else { return false };
+            let mut next = PeerState::clone(state);
+            let changed = change(&mut next);
+            if changed {
+                *state = Arc::new(next);
+            }
+            changed
+        });
+    }
+
+    /// The snapshot as it is now.
+    pub fn now(&self) -> Arc<World> {
+        self.0.borrow().clone()
+    }
+
+    /// The snapshot as it changes.
+    pub fn watch(&self) -> watch::Receiver<Arc<World>> {
+        self.0.subscribe()
+    }
+}
