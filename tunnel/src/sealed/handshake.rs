@@ -41,9 +41,7 @@ pub(crate) async fn client(
     stream: TunnelStream,
     config: Arc<rustls::ClientConfig>,
 ) -> Result<Handshaken, HandshakeError> {
-    let name = ServerName::try_from(SERVER_NAME).map_err(|e| protocol(e.to_string()))?;
-    let connection = UnbufferedClientConnection::new(config, name).map_err(|e| HandshakeError::from(&e))?;
-    Handshake::new(stream, connection).run().await
+    drive(stream, Handshake::client(config)?).await
 }
 
 /// The accepting side.
@@ -51,11 +49,41 @@ pub(crate) async fn server(
     stream: TunnelStream,
     config: Arc<rustls::ServerConfig>,
 ) -> Result<Handshaken, HandshakeError> {
-    let connection = UnbufferedServerConnection::new(config).map_err(|e| HandshakeError::from(&e))?;
-    Handshake::new(stream, connection).run().await
+    drive(stream, Handshake::server(config)?).await
 }
 
-enum Step {
+async fn drive<S: Side>(mut stream: TunnelStream, mut handshake: Handshake<S>) -> Result<Handshaken, HandshakeError> {
+    loop {
+        let progress = handshake.advance();
+        if !matches!(progress, Ok(Progress::Done)) || handshake.unsent.len() > UNSENT_MAX {
+            // After an error this is the alert that tells the peer why; whether or not it arrives, it is over.
+            let sent = send(&mut stream, &mut handshake.unsent).await;
+            if progress.is_ok() {
+                sent?;
+            }
+        }
+        if progress? == Progress::Done {
+            return handshake.finish(stream);
+        }
+        handshake.received.reserve(READ);
+        let mut limited = (&mut stream).take(READ as u64);
+        if limited.read_buf(&mut handshake.received).await? == 0 {
+            let detail = "the peer closed the connection during the handshake".to_owned();
+            return Err(HandshakeError { reason: "io", detail });
+        }
+    }
+}
+
+async fn send(stream: &mut TunnelStream, unsent: &mut Vec<u8>) -> std::io::Result<()> {
+    if !unsent.is_empty() {
+        stream.write_all(unsent).await?;
+        stream.flush().await?;
+        unsent.clear();
+    }
+    Ok(())
+}
+
+pub(crate) enum Step {
     /// Call again.
     Again,
     /// Bytes of the peer are needed.
@@ -65,7 +93,7 @@ enum Step {
 }
 
 /// What the client's and the server's connection have in common, for a handshake.
-trait Side {
+pub(crate) trait Side {
     /// Processes whole records; returns how many bytes are used up.
     fn step(&mut self, received: &mut [u8], unsent: &mut Vec<u8>) -> (usize, Result<Step, rustls::Error>);
     fn state(&self) -> &CommonState;
@@ -128,21 +156,48 @@ fn encode(
         .map_err(|e| rustls::Error::General(format!("{e:?}")))
 }
 
-struct Handshake<S> {
-    stream: TunnelStream,
+/// A handshake without I/O.
+pub(crate) struct Handshake<S> {
     connection: S,
-    received: Vec<u8>,
-    /// How much of `received` rustls may see: whole records.
+    /// What came and is not used up; append to it.
+    pub(crate) received: Vec<u8>,
+    // How much of `received` rustls may see: whole records.
     offered: usize,
-    unsent: Vec<u8>,
+    /// What is to be sent; take it out.
+    pub(crate) unsent: Vec<u8>,
+}
+
+/// How far a handshake has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Bytes of the peer are needed.
+    Blocked,
+    /// It is over.
+    Done,
+}
+
+impl Handshake<UnbufferedClientConnection> {
+    pub(crate) fn client(config: Arc<rustls::ClientConfig>) -> Result<Self, HandshakeError> {
+        let name = ServerName::try_from(SERVER_NAME).map_err(|e| protocol(e.to_string()))?;
+        let connection = UnbufferedClientConnection::new(config, name).map_err(|e| HandshakeError::from(&e))?;
+        Ok(Self::new(connection))
+    }
+}
+
+impl Handshake<UnbufferedServerConnection> {
+    pub(crate) fn server(config: Arc<rustls::ServerConfig>) -> Result<Self, HandshakeError> {
+        let connection = UnbufferedServerConnection::new(config).map_err(|e| HandshakeError::from(&e))?;
+        Ok(Self::new(connection))
+    }
 }
 
 impl<S: Side> Handshake<S> {
-    fn new(stream: TunnelStream, connection: S) -> Self {
-        Self { stream, connection, received: Vec::new(), offered: 0, unsent: Vec::new() }
+    fn new(connection: S) -> Self {
+        Self { connection, received: Vec::new(), offered: 0, unsent: Vec::new() }
     }
 
-    async fn run(mut self) -> Result<Handshaken, HandshakeError> {
+    /// Goes on as far as the received bytes carry. After an error an alert for the peer may be in `unsent`.
+    pub(crate) fn advance(&mut self) -> Result<Progress, HandshakeError> {
         loop {
             let offered = self.received.get_mut(..self.offered).unwrap_or_default();
             let (used, step) = self.connection.step(offered, &mut self.unsent);
@@ -150,66 +205,49 @@ impl<S: Side> Handshake<S> {
             self.offered = self.offered.saturating_sub(used);
             match step {
                 Ok(Step::Again) => {}
-                Ok(Step::Blocked) => self.next_record().await?,
-                Ok(Step::Done) => return self.finish().await,
+                Ok(Step::Blocked) if self.offer()? => {}
+                Ok(Step::Blocked) => return Ok(Progress::Blocked),
+                Ok(Step::Done) => return Ok(Progress::Done),
                 Err(error) => {
-                    self.tell().await;
+                    self.alert();
                     return Err((&error).into());
                 }
             }
         }
     }
 
-    /// Sends what is unsent and lets rustls see one more record.
-    async fn next_record(&mut self) -> Result<(), HandshakeError> {
-        self.send().await?;
-        loop {
-            let behind = self.received.get(self.offered..).unwrap_or_default();
-            if let Some(length) = record_length(behind)?.filter(|length| behind.len() >= *length) {
-                self.offered += length;
-                return Ok(());
-            }
-            if self.received.len() > RECEIVED_MAX {
-                return Err(HandshakeError { reason: "too_large", detail: "the handshake is too long".to_owned() });
-            }
-            self.received.reserve(READ);
-            let mut limited = (&mut self.stream).take(READ as u64);
-            if limited.read_buf(&mut self.received).await? == 0 {
-                let detail = "the peer closed the connection during the handshake".to_owned();
-                return Err(HandshakeError { reason: "io", detail });
-            }
+    /// Lets rustls see one more record, if it is all there.
+    fn offer(&mut self) -> Result<bool, HandshakeError> {
+        if self.received.len() > RECEIVED_MAX {
+            return Err(HandshakeError { reason: "too_large", detail: "the handshake is too long".to_owned() });
         }
+        let behind = self.received.get(self.offered..).unwrap_or_default();
+        let length = record_length(behind)?.filter(|length| behind.len() >= *length);
+        self.offered += length.unwrap_or_default();
+        Ok(length.is_some())
     }
 
-    async fn send(&mut self) -> Result<(), HandshakeError> {
-        if !self.unsent.is_empty() {
-            self.stream.write_all(&self.unsent).await?;
-            self.stream.flush().await?;
-            self.unsent.clear();
-        }
-        Ok(())
-    }
-
-    /// After an error: rustls has an alert for the peer, who should learn why.
-    async fn tell(&mut self) {
+    /// After an error rustls has an alert for the peer.
+    fn alert(&mut self) {
         while self.connection.state().wants_write() {
             let (_, Ok(Step::Again)) = self.connection.step(&mut [], &mut self.unsent) else { break };
         }
-        // Whether or not this succeeds, the handshake has failed.
-        let _ = self.send().await;
     }
 
-    async fn finish(mut self) -> Result<Handshaken, HandshakeError> {
-        if self.unsent.len() > UNSENT_MAX {
-            self.send().await?;
-        }
+    /// Takes the secrets out; what follows belongs to our record layer.
+    pub(crate) fn finish(self, stream: TunnelStream) -> Result<Handshaken, HandshakeError> {
         let state = self.connection.state();
         let chain = state.peer_certificates().unwrap_or_default().to_vec();
         let alpn = state.alpn_protocol().unwrap_or_default().to_vec();
+        let (records, received, unsent) = self.into_records()?;
+        Ok(Handshaken { stream, records, received, unsent, chain, alpn })
+    }
+
+    /// The record layer, what came behind the handshake, and what is still to be sent.
+    pub(crate) fn into_records(self) -> Result<(Records, Vec<u8>, Vec<u8>), HandshakeError> {
         let (secrets, keys) = self.connection.into_secrets().map_err(|e| HandshakeError::from(&e))?;
         let records = Records::new(secrets, keys).map_err(|e| protocol(e.to_string()))?;
-        let (stream, received, unsent) = (self.stream, self.received, self.unsent);
-        Ok(Handshaken { stream, records, received, unsent, chain, alpn })
+        Ok((records, self.received, self.unsent))
     }
 }
 

@@ -52,11 +52,6 @@ impl Inbox {
         self.buffer.as_ref().is_some_and(|buffer| !buffer.segments.is_empty())
     }
 
-    /// Bytes of payload that wait.
-    pub(crate) fn available(&self) -> usize {
-        self.buffer.as_ref().map_or(0, |buffer| buffer.segments.iter().map(ExactSizeIterator::len).sum())
-    }
-
     /// The first payload that waits.
     pub(crate) fn first(&self) -> &[u8] {
         let Some(buffer) = &self.buffer else { return &[] };
@@ -183,6 +178,11 @@ impl Inbox {
         room.copy_from_slice(rest);
         self.sealed = 0..rest.len();
         self.buffer = Some(to);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn holds_buffer(&self) -> bool {
+        self.buffer.is_some()
     }
 
     fn give_back(&mut self) {

@@ -53,6 +53,7 @@ const DEDICATED: &[u8] = b"hawser-tcp/1";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A session as the inbound proxy gets it.
+#[expect(clippy::large_enum_variant, reason = "made once per session and matched at once")]
 pub enum Accepted {
     /// HTTP/2; each stream names its target in `hawser-target`.
     Shared(SharedServer),

@@ -42,11 +42,6 @@ impl Outbox {
         outbox
     }
 
-    /// Whether bytes wait to be sent.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.start == self.end && self.open == 0
-    }
-
     /// Takes as much of `data` as fits; 0 when it is full.
     pub(crate) fn put(&mut self, records: &mut Records, mut data: &[u8]) -> Result<usize, RecordError> {
         let whole = data.len();
@@ -158,6 +153,11 @@ impl Outbox {
             self.end = 0;
         }
         Poll::Ready(Ok(()))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn holds_buffer(&self) -> bool {
+        self.buffer.is_some()
     }
 
     fn key_update(&mut self, records: &mut Records) -> Result<(), RecordError> {

@@ -404,3 +404,6 @@ fn put(record: &mut [u8], message: &[u8]) -> Result<(), RecordError> {
     record.iter_mut().skip(HEADER).zip(message).for_each(|(slot, byte)| *slot = *byte);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

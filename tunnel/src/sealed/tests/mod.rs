@@ -1,6 +1,8 @@
 //! Whole sessions over real sockets.
 
+mod peers;
 mod sessions;
+mod shared;
 
 use std::sync::Arc;
 use std::time::Duration;
