@@ -39,6 +39,9 @@ use world::{Store, World};
 
 /// Runs a mirror controller until it has drained.
 pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
+    for condition in ["identity", "listening", "tables"] {
+        process.set_ready(condition, false);
+    }
     let domain = config.identity.trust_domain.clone();
     let store = Store::new(World::new(config.cluster.clone(), domain.clone()));
     let outputs = Outputs::default();

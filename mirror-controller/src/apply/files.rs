@@ -159,3 +159,52 @@ fn json(value: &impl Serialize) -> io::Result<String> {
     text.push('\n');
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::plan;
+    use crate::plan::tests::{WEST, offer, offered, world};
+
+    #[test]
+    fn a_second_application_writes_nothing_and_a_thorough_one_repairs() {
+        let root = tempfile::tempdir().unwrap();
+        let mut files = Files::new(root.path().to_owned());
+        let mut world = world(WEST);
+        offer(&mut world, "east", vec![offered("east", "a", 1, false), offered("east", "b", 1, false)]);
+        let full = plan(&world).unwrap();
+        assert_eq!(files.apply(&full, true).unwrap().written, 2 + 5);
+        assert_eq!(files.apply(&full, false).unwrap(), Applied::default());
+        assert_eq!(Files::new(root.path().to_owned()).apply(&full, true).unwrap(), Applied::default());
+        let mirror = root.path().join("mirrors/shop.a-east.yaml");
+        std::fs::write(&mirror, format!("{MARK}edited: true\n")).unwrap();
+        assert_eq!(files.apply(&full, true).unwrap().written, 1);
+        let text = std::fs::read_to_string(&mirror).unwrap();
+        let read: Vec<_> = text.split("---\n").map(serde_saphyr::from_str::<serde_json::Value>).collect();
+        assert_eq!(read.len(), 3);
+        assert_eq!(read[0].as_ref().unwrap()["metadata"]["name"], "a-east");
+        assert_eq!(read[1].as_ref().unwrap()["endpoints"][0]["addresses"][0], "127.0.0.1");
+        offer(&mut world, "east", vec![offered("east", "b", 1, false)]);
+        assert_eq!(files.apply(&plan(&world).unwrap(), false).unwrap().removed, 1);
+        assert!(!mirror.exists());
+    }
+
+    #[test]
+    fn what_we_did_not_make_is_neither_overwritten_nor_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let mirrors = root.path().join("mirrors");
+        std::fs::create_dir(&mirrors).unwrap();
+        let (mine, other) = (mirrors.join("shop.a-east.yaml"), mirrors.join("other.yaml"));
+        std::fs::write(&mine, "mine: true\n").unwrap();
+        std::fs::write(&other, "other: true\n").unwrap();
+        let mut world = world(WEST);
+        offer(&mut world, "east", vec![offered("east", "a", 1, false)]);
+        let mut files = Files::new(root.path().to_owned());
+        let applied = files.apply(&plan(&world).unwrap(), true).unwrap();
+        assert_eq!(applied.foreign, [mine.clone()]);
+        offer(&mut world, "east", vec![]);
+        assert_eq!(files.apply(&plan(&world).unwrap(), true).unwrap().removed, 0);
+        assert_eq!(std::fs::read_to_string(mine).unwrap(), "mine: true\n");
+        assert_eq!(std::fs::read_to_string(other).unwrap(), "other: true\n");
+    }
+}

@@ -92,7 +92,7 @@ impl Reader {
     /// Reads it all; what is in force now, if that or the problems with it changed, and since when.
     fn read(&mut self) -> Option<(Objects, i64)> {
         let listed = list(&self.directory);
-        self.lost = listed.is_err();
+        let was_lost = std::mem::replace(&mut self.lost, listed.is_err());
         let (seen, problems, modified) = match listed {
             Ok(listing) => listing,
             Err(error) => {
@@ -103,7 +103,7 @@ impl Reader {
                 return self.settle(vec![problem], self.first && !self.good.is_empty(), None);
             }
         };
-        if seen == self.seen && !self.first && problems.is_empty() {
+        if seen == self.seen && !self.first && !was_lost && problems.is_empty() {
             let unchanged = self.problems.clone();
             return self.settle(unchanged, false, None);
         }

@@ -1,1 +1,126 @@
+use super::*;
+use crate::plan::tests::{WEST, service};
 
+struct Directory {
+    root: tempfile::TempDir,
+}
+
+impl Directory {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("objects")).unwrap();
+        Self { root }
+    }
+    fn reader(&self) -> Reader {
+        Reader::new(self.root.path().join("objects"), self.root.path().join("last-good"))
+    }
+    fn write(&self, file: &str, text: &str) {
+        std::fs::write(self.root.path().join("objects").join(file), text).unwrap();
+    }
+    fn remove(&self, file: &str) {
+        std::fs::remove_file(self.root.path().join("objects").join(file)).unwrap();
+    }
+}
+
+fn services(read: &Option<(Objects, i64)>) -> Vec<String> {
+    read.as_ref().unwrap().0.services.keys().map(|key| key.name.to_string()).collect()
+}
+
+#[test]
+fn a_bad_edit_is_refused_and_what_was_in_force_stays_over_a_restart() {
+    let directory = Directory::new();
+    directory.write("a.yaml", &service("a", ""));
+    directory.write("b.yaml", &service("b", ""));
+    let mut reader = directory.reader();
+    assert_eq!(services(&reader.read()), ["a", "b"]);
+    assert!(reader.read().is_none(), "nothing changed");
+    directory.write("b.yaml", &service("c", "").replace("port: 80}", "port: 0}"));
+    let read = reader.read();
+    assert_eq!(services(&read), ["a", "b"]);
+    assert_eq!(read.unwrap().0.problems[0].to_string(), "b.yaml:6: spec.ports[0].port: is 0");
+    assert!(reader.read().is_none(), "a problem is told once");
+    let restarted = directory.reader().read();
+    assert_eq!(services(&restarted), ["a", "b"]);
+    assert_eq!(restarted.unwrap().0.problems.len(), 1);
+    directory.write("b.yaml", &service("c", ""));
+    let read = reader.read();
+    assert_eq!(services(&read), ["a", "c"]);
+    assert_eq!(read.unwrap().0.problems, []);
+}
+
+#[test]
+fn a_file_that_is_gone_takes_its_objects_with_it() {
+    let directory = Directory::new();
+    directory.write("a.yaml", &service("a", ""));
+    directory.write("west.yml", WEST);
+    directory.write("notes.txt", "not yaml: [");
+    directory.write(".hidden.yaml", "not yaml: [");
+    let mut reader = directory.reader();
+    assert_eq!(reader.read().unwrap().0.links.len(), 2);
+    directory.remove("west.yml");
+    let (objects, _) = reader.read().unwrap();
+    assert_eq!((objects.links.len(), objects.cluster.is_none(), objects.services.len()), (0, true, 1));
+    directory.remove("a.yaml");
+    assert_eq!(services(&reader.read()), Vec::<String>::new());
+}
+
+#[test]
+fn a_new_file_cannot_take_what_an_old_one_declares() {
+    let directory = Directory::new();
+    directory.write("b.yaml", &service("shared", ""));
+    let mut reader = directory.reader();
+    reader.read().unwrap();
+    directory.write("a.yaml", &service("shared", ", labels: {hawser.dev/export: \"true\"}"));
+    let (objects, _) = reader.read().unwrap();
+    assert_eq!(objects.problems[0].file, "a.yaml");
+    assert!(objects.problems[0].reason.contains("already taken by b.yaml:2"), "{:?}", objects.problems);
+    assert!(objects.services.values().all(|service| service.metadata.labels.is_empty()));
+}
+
+#[test]
+fn an_object_may_move_between_files_in_one_step() {
+    let directory = Directory::new();
+    directory.write("a.yaml", &service("x", ""));
+    directory.write("b.yaml", &service("y", ""));
+    let mut reader = directory.reader();
+    reader.read().unwrap();
+    directory.write("a.yaml", &service("z", ""));
+    directory.write("b.yaml", &format!("{}{}", service("x", ""), service("y", "")));
+    let (objects, _) = reader.read().unwrap();
+    assert_eq!(objects.problems, []);
+    assert_eq!(objects.services.len(), 3);
+}
+
+#[test]
+fn a_directory_that_cannot_be_read_changes_nothing() {
+    let directory = Directory::new();
+    directory.write("a.yaml", &service("a", ""));
+    let mut reader = directory.reader();
+    reader.read().unwrap();
+    std::fs::rename(directory.root.path().join("objects"), directory.root.path().join("away")).unwrap();
+    let read = reader.read();
+    assert_eq!(services(&read), ["a"]);
+    assert!(read.unwrap().0.problems[0].reason.contains("cannot be read"));
+    assert_eq!(services(&directory.reader().read()), ["a"], "a restart serves what was good last");
+    std::fs::rename(directory.root.path().join("away"), directory.root.path().join("objects")).unwrap();
+    assert_eq!(reader.read().unwrap().0.problems, []);
+}
+
+#[tokio::test]
+async fn an_edit_takes_effect_within_a_second() {
+    let directory = Directory::new();
+    directory.write("a.yaml", &service("a", ""));
+    let store = Store::new(crate::world::World::new("west".parse().unwrap(), "west.example".parse().unwrap()));
+    let mut world = store.watch();
+    let (objects, last_good) = (directory.root.path().join("objects"), directory.root.path().join("last-good"));
+    let watching = tokio::spawn(run(objects, last_good, store.clone(), |_| {}));
+    let has = |count: usize| {
+        move |world: &Arc<crate::world::World>| world.objects.as_ref().is_some_and(|o| o.services.len() == count)
+    };
+    tokio::time::timeout(Duration::from_secs(5), world.wait_for(has(1))).await.unwrap().unwrap();
+    directory.write("b.yaml", &service("b", ""));
+    tokio::time::timeout(Duration::from_secs(1), world.wait_for(has(2))).await.unwrap().unwrap();
+    directory.remove("a.yaml");
+    tokio::time::timeout(Duration::from_secs(1), world.wait_for(has(1))).await.unwrap().unwrap();
+    watching.abort();
+}
