@@ -100,13 +100,14 @@ impl Bound {
     pub fn page(&self) -> serde_json::Value {
         let row = |l: &ListenerStatus| {
             json!({
-                "service": format!("{}/{}", l.namespace, l.name),
+                "namespace": l.namespace,
+                "name": l.name,
                 "port": l.port,
-                "bound": (!l.bound.is_empty()).then_some(&l.bound),
-                "reason": (!l.reason.is_empty()).then_some(&l.reason),
+                "bound": l.bound,
+                "reason": l.reason,
             })
         };
-        json!(self.status().iter().map(row).collect::<Vec<_>>())
+        json!({ "listeners": self.status().iter().map(row).collect::<Vec<_>>() })
     }
 }
 

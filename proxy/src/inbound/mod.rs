@@ -83,14 +83,16 @@ impl Inbound {
             let mut domains: Vec<_> = i.trust_domains.iter().map(ToString::to_string).collect();
             domains.sort();
             json!({
-                "port": i.port.to_string(),
+                "namespace": i.port.service.namespace,
+                "name": i.port.service.name,
+                "port": i.port.port,
                 "appProtocol": i.app_protocol,
                 "trustDomains": domains,
                 "targets": i.targets.iter().map(target).collect::<Vec<_>>(),
             })
         };
         json!({
-            "ports": ports.into_iter().map(port).collect::<Vec<_>>(),
+            "inbound": ports.into_iter().map(port).collect::<Vec<_>>(),
             "sessions": self.sessions.by_identity().iter().map(|(id, n)| row(id, *n)).collect::<Vec<_>>(),
         })
     }
