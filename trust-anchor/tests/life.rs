@@ -1,5 +1,13 @@
 //! A trust anchor and processes that keep their identities by it: first certificate, renewal, restarts, outages.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test's panic is its report"
+)]
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -374,6 +382,63 @@ async fn a_new_root_reaches_every_process_without_a_restart() {
     let reply = anchor.ask(&csr(&KeyPair::generate().unwrap()), by_token(&anchor.token(WEB))).await.unwrap();
     assert_eq!(Bundle::parse(&reply.bundle).unwrap().x509_authorities.len(), 2);
     kept.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_root_that_is_gone_at_once_takes_its_certificates_with_it_and_tokens_bring_new_ones() {
+    let anchor = Anchor::started(3600).await;
+    let source = anchor.source("web", WEB);
+    let kept = Kept::start(source.clone());
+    let first = kept.identity().await;
+
+    // Revoked: the old root is out of the bundle, and the intermediate is signed by a new one.
+    let second = hierarchy::init_root(&anchor.path("second"), "second", clock::now()).unwrap();
+    std::fs::copy(&second, anchor.path("root/root.crt")).unwrap();
+    std::fs::copy(anchor.path("second/root.key"), anchor.path("root/root.key")).unwrap();
+    anchor.sign_hierarchy();
+    until("the old certificate proves nothing", || kept.credentials.proves(first.chain()).is_err()).await;
+
+    std::fs::write(&source.join_token, anchor.token(WEB)).unwrap();
+    until("a new identity", || {
+        let identity = kept.credentials.identity().unwrap();
+        identity.chain() != first.chain() && kept.credentials.proves(identity.chain()).is_ok()
+    })
+    .await;
+    kept.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_stored_and_unusable_is_replaced() {
+    let anchor = Anchor::started(3600).await;
+    let old = hawser_tunnel::testing::Pki::at(clock::now() - Duration::from_secs(7200));
+    let over = svid_pem(&old.mint("east", "/ns/shop/sa/web", Duration::from_secs(3600)));
+    let foreign = svid_pem(&old.mint("west", "/ns/shop/sa/web", Duration::from_secs(86_000)));
+    for (name, svid, bundle) in [
+        ("garbage", b"garbage".to_vec(), "garbage"),
+        ("over", over.into_bytes(), "{}"),
+        ("foreign", foreign.into_bytes(), "{\"keys\":[]}"),
+    ] {
+        let source = anchor.source(name, WEB);
+        std::fs::create_dir_all(&source.store).unwrap();
+        std::fs::write(source.store.join("svid.pem"), svid).unwrap();
+        std::fs::write(source.store.join("bundle.json"), bundle).unwrap();
+        let kept = Kept::start(source);
+        let identity = kept.identity().await;
+        assert_eq!(identity.id().as_str(), WEB, "{name}");
+        until("trust in its own cluster", || kept.credentials.proves(identity.chain()).is_ok()).await;
+        kept.stop().await;
+    }
+}
+
+fn svid_pem(minted: &hawser_tunnel::testing::Minted) -> String {
+    use base64::Engine;
+    let PrivateKeyDer::Pkcs8(key) = &minted.key else { panic!("not PKCS#8") };
+    let pem = |label: &str, der: &[u8]| {
+        let text = base64::engine::general_purpose::STANDARD.encode(der);
+        format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
+    };
+    let certificates: String = minted.chain.iter().map(|der| pem("CERTIFICATE", der)).collect();
+    pem("PRIVATE KEY", key.secret_pkcs8_der()) + &certificates
 }
 
 fn hierarchy_of_two(anchor: &Anchor, root: &Path) -> String {

@@ -45,12 +45,21 @@ pub type Fingerprint = [u8; 32];
 pub struct Svid {
     /// Whom.
     pub id: SpiffeId,
+    /// When the last certificate of the path begins.
+    pub not_before: SystemTime,
     /// When the first certificate of the path ends.
     pub not_after: SystemTime,
     /// The leaf's serial number, lower-case hex.
     pub serial: String,
     /// The anchor that the path ends in.
     pub anchor: Fingerprint,
+}
+
+impl Svid {
+    /// Whether the path that proved it holds at `now`: nothing else about it changes with time.
+    pub fn holds(&self, now: SystemTime) -> bool {
+        self.not_before <= now && now <= self.not_after
+    }
 }
 
 /// Why a chain proves nothing.
@@ -189,7 +198,7 @@ impl<'s> Search<'s> {
         }
         in_time("the anchor", self.now, anchor.issuer.not_before, anchor.issuer.not_after)?;
         self.leaf_signed_by(&anchor.der)?;
-        Ok(self.proved(anchor, anchor.issuer.not_after))
+        Ok(self.proved(anchor, &anchor.issuer))
     }
 
     /// The leaf's issuer is in the chain and was signed by an anchor; `None` if there is no candidate in the chain.
@@ -214,7 +223,7 @@ impl<'s> Search<'s> {
         in_time("the intermediate", self.now, issuer.not_before, issuer.not_after)?;
         let anchor = self.anchor_of(der, &issuer)?;
         self.leaf_signed_by(der)?;
-        Ok(Some(self.proved(anchor, issuer.not_after)))
+        Ok(Some(self.proved(anchor, &issuer)))
     }
 
     fn anchor_of(&mut self, der: &CertificateDer<'_>, issuer: &Issuer) -> Result<&'s Anchor, VerifyError> {
@@ -249,15 +258,18 @@ impl<'s> Search<'s> {
     fn spend_signature(&mut self) -> Result<(), VerifyError> {
         self.signatures += 1;
         if self.signatures > SIGNATURES_MAX {
-            return Err(VerifyError::TooLarge(format!("a chain that takes more than {SIGNATURES_MAX} signature checks")));
+            return Err(VerifyError::TooLarge(format!(
+                "a chain that takes more than {SIGNATURES_MAX} signature checks"
+            )));
         }
         Ok(())
     }
 
-    fn proved(&self, anchor: &Anchor, issuer_not_after: SystemTime) -> Svid {
+    fn proved(&self, anchor: &Anchor, issuer: &Issuer) -> Svid {
         Svid {
             id: self.leaf.id.clone(),
-            not_after: self.leaf.not_after.min(issuer_not_after).min(anchor.issuer.not_after),
+            not_before: self.leaf.not_before.max(issuer.not_before).max(anchor.issuer.not_before),
+            not_after: self.leaf.not_after.min(issuer.not_after).min(anchor.issuer.not_after),
             serial: self.leaf.serial.clone(),
             anchor: anchor.fingerprint,
         }

@@ -218,9 +218,11 @@ impl ClientCertVerifier for Verifier {
 /// The configurations of one generation, each built when it is first asked for: a handshake builds none.
 #[derive(Default)]
 pub(super) struct Configs {
-    clients: Mutex<HashMap<(Expect, Vec<u8>), Arc<ClientConfig>>>,
-    servers: Mutex<HashMap<Vec<Vec<u8>>, Arc<ServerConfig>>>,
+    clients: Kept<(Expect, Vec<u8>), ClientConfig>,
+    servers: Kept<Vec<Vec<u8>>, ServerConfig>,
 }
+
+type Kept<K, V> = Mutex<HashMap<K, Arc<V>>>;
 
 impl Configs {
     pub(super) fn client(
@@ -242,7 +244,7 @@ impl Configs {
 }
 
 fn kept<K: std::hash::Hash + Eq, V>(
-    map: &Mutex<HashMap<K, Arc<V>>>,
+    map: &Kept<K, V>,
     key: K,
     build: impl FnOnce() -> Result<V, HandshakeError>,
 ) -> Result<Arc<V>, HandshakeError> {

@@ -224,6 +224,24 @@ fn a_peer_is_trusted_until_its_bundle_its_anchor_or_its_certificate_goes() {
 }
 
 #[test]
+fn what_a_chain_proved_once_is_held_to_time_deny_list_and_anchors_each_time() {
+    let pki = Pki::new();
+    let (domain, chain) = (domain("west"), pki.mint("west", "/a", Duration::from_secs(600)).chain);
+    let sources = BTreeMap::from([(domain.clone(), Anchors::Bundle(pki.bundle()))]);
+    let trust = Trust::new(domain, sources, BTreeSet::new(), clock()).0;
+    let at = |after: u64| trust.verify(&chain, &Expect::Trusted, clock() + Duration::from_secs(after));
+    assert!(at(0).is_ok() && at(0) == at(0));
+    assert_eq!(at(601).unwrap_err().reason(), "expired");
+    assert!(at(0).is_ok());
+    let early = trust.verify(&chain, &Expect::Trusted, clock() - Duration::from_secs(3600));
+    assert_eq!(early.unwrap_err().reason(), "not_yet_valid");
+    let other = trust.verify(&chain, &only(id("west", "/b")), clock());
+    assert_eq!(other.unwrap_err().reason(), "wrong_identity");
+    // The same leaf behind other certificates is another chain.
+    assert!(trust.verify(&chain[..1], &Expect::Trusted, clock()).is_err());
+}
+
+#[test]
 fn an_older_bundle_is_refused_whole_and_an_empty_one_trusts_nobody() {
     let pki = Pki::new();
     let west = pki.credentials("west", "/a");

@@ -1,22 +1,38 @@
 //! Whom we trust: the anchors of each trust domain, never pooled, and the deny-list.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::SystemTime;
 
+use aws_lc_rs::digest;
 use hawser_api::bundle::Bundle;
 use hawser_api::{SpiffeId, TrustDomain};
+use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 
 use super::{Anchors, Expect};
 use crate::verify::{ANCHORS_MAX, Anchor, Fingerprint, Svid, VerifyError, verify};
 
+/// Most chains kept per generation: a gateway's peers that come and go within one.
+const PROVED_MAX: usize = 4096;
+
 /// Never changed, only replaced.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Trust {
     /// As they were set: [`Anchors::OwnRoot`] follows our own bundle when that changes.
     pub(super) sources: BTreeMap<TrustDomain, Anchors>,
     pub(super) denied: BTreeSet<SpiffeId>,
     anchors: BTreeMap<TrustDomain, Vec<Anchor>>,
+    /// What chains have proved by these very anchors, by their hash. [`verify`] is pure: for one chain and one set of
+    /// anchors its answer changes with the time alone, and that is looked at each time. Saves the second check of a
+    /// handshake (in it and after it) and those of a peer that comes again; whether the peer holds the key is proved
+    /// in each handshake anew.
+    proved: Mutex<HashMap<[u8; 32], Svid>>,
+}
+
+impl PartialEq for Trust {
+    fn eq(&self, other: &Self) -> bool {
+        self.sources == other.sources && self.denied == other.denied && self.anchors == other.anchors
+    }
 }
 
 impl Trust {
@@ -42,7 +58,7 @@ impl Trust {
             }
             anchors.insert(domain.clone(), found);
         }
-        (Self { sources, denied, anchors }, dropped)
+        (Self { sources, denied, anchors, proved: Mutex::default() }, dropped)
     }
 
     /// Whether these anchors may take the place of those in force: a replayed older bundle may not.
@@ -71,7 +87,7 @@ impl Trust {
         expect: &Expect,
         now: SystemTime,
     ) -> Result<Svid, VerifyError> {
-        let svid = verify(chain, now, |domain| self.anchors.get(domain).map(Vec::as_slice))?;
+        let svid = self.prove(chain, now)?;
         if self.denied.contains(&svid.id) {
             return Err(VerifyError::Denied(svid.id));
         }
@@ -79,6 +95,20 @@ impl Trust {
             Expect::Identities(ids) if !ids.contains(&svid.id) => Err(VerifyError::WrongIdentity(svid.id)),
             _ => Ok(svid),
         }
+    }
+
+    fn prove(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<Svid, VerifyError> {
+        let key = hash(chain);
+        if let Some(svid) = self.proved.lock().get(&key).filter(|svid| svid.holds(now)) {
+            return Ok(svid.clone());
+        }
+        let svid = verify(chain, now, |domain| self.anchors.get(domain).map(Vec::as_slice))?;
+        let mut proved = self.proved.lock();
+        if proved.len() >= PROVED_MAX {
+            proved.clear();
+        }
+        proved.insert(key, svid.clone());
+        Ok(svid)
     }
 
     /// Whether what was proved by this anchor still is.
@@ -93,6 +123,18 @@ impl Trust {
         let anchored = anchors.iter().any(|a| a.fingerprint() == anchor && now <= a.not_after());
         anchored && now <= not_after && !self.denied.contains(id)
     }
+}
+
+/// Of certificates and their lengths, so that no two chains make the same input.
+fn hash(chain: &[CertificateDer<'_>]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for der in chain {
+        context.update(&der.len().to_be_bytes());
+        context.update(der);
+    }
+    let mut out = [0; 32];
+    out.copy_from_slice(context.finish().as_ref());
+    out
 }
 
 fn read(bundle: &Bundle, domain: &TrustDomain, now: SystemTime, dropped: &mut Vec<String>) -> Vec<Anchor> {

@@ -213,7 +213,7 @@ fn understood(cert: &X509Certificate<'_>) -> Result<(), VerifyError> {
         }
     }
     let extended = cert.extended_key_usage().ok().flatten();
-    if extended.is_some_and(|eku| !eku.value.any && !(eku.value.server_auth && eku.value.client_auth)) {
+    if extended.is_some_and(|eku| !(eku.value.any || eku.value.server_auth && eku.value.client_auth)) {
         return breaks("an authority whose extended key usage leaves out server or client authentication");
     }
     Ok(())

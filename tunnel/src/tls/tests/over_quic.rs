@@ -33,7 +33,7 @@ async fn connect(dialling: &Credentials, expect: &Expect, accepting: &Credential
 }
 
 fn reason(end: Result<Connection, ConnectionError>) -> HandshakeError {
-    (&end.err().expect("the handshake succeeded")).into()
+    (&end.expect_err("the handshake succeeded")).into()
 }
 
 fn certificates(connection: &Connection) -> Vec<CertificateDer<'static>> {
