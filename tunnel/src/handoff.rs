@@ -155,6 +155,12 @@ impl Outer {
         Ok(())
     }
 
+    /// Bytes and no end: what a well-behaved side never does.
+    #[cfg(test)]
+    pub(crate) fn say(&mut self, bytes: &[u8]) {
+        self.tls.writer().write_all(bytes).unwrap();
+    }
+
     /// close_notify and nothing else.
     pub(crate) fn end(&mut self) {
         self.tls.send_close_notify();

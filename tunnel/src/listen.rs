@@ -39,6 +39,9 @@ pub struct ListenConfig {
     pub handshakes: usize,
     /// Streams that a peer may have open on one QUIC connection.
     pub streams_per_connection: u32,
+    /// Secret from which stateless resets are made (RFC 9000 section 10.3). A gateway that comes back with the same one
+    /// makes diallers notice within a round trip that their connections are gone; `None`: they wait for a silence.
+    pub reset_key: Option<[u8; 32]>,
 }
 
 impl Default for ListenConfig {
@@ -56,6 +59,7 @@ impl Default for ListenConfig {
             handshakes: 512,
             // quinn keeps some 32 bytes for each stream that may come.
             streams_per_connection: 1024,
+            reset_key: None,
         }
     }
 }
@@ -99,7 +103,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 impl TunnelListener {
     /// Binds both; port 0 takes a port that is free for both.
     pub async fn bind(address: SocketAddr, credentials: Credentials, config: ListenConfig) -> io::Result<Self> {
-        let (tcp, quic) = bind_both(address)?;
+        let (tcp, quic) = bind_both(address, config.reset_key.as_ref())?;
         let local = tcp.local_addr()?;
         let shared = Shared {
             crypto: Crypto::new(credentials.clone(), config.streams_per_connection),
@@ -183,7 +187,7 @@ impl TunnelListener {
             return None;
         }
         match self.shared.slots.clone().try_acquire_owned() {
-            Ok(slot) => Some(self.incoming(Kind::Quic(incoming), remote, slot)),
+            Ok(slot) => Some(self.incoming(Kind::Quic(Box::new(incoming)), remote, slot)),
             Err(_) => {
                 self.shared.turned.dropped.fetch_add(1, Ordering::Relaxed);
                 incoming.ignore();
@@ -197,11 +201,11 @@ impl TunnelListener {
     }
 }
 
-fn bind_both(address: SocketAddr) -> io::Result<(TcpListener, quinn::Endpoint)> {
+fn bind_both(address: SocketAddr, reset_key: Option<&[u8; 32]>) -> io::Result<(TcpListener, quinn::Endpoint)> {
     let mut tries = 0;
     loop {
         let tcp = bind_tcp(address)?;
-        match quic::endpoint(tcp.local_addr()?) {
+        match quic::endpoint(tcp.local_addr()?, reset_key) {
             Ok(endpoint) => return Ok((tcp, endpoint)),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && address.port() == 0 && tries < PORT_TRIES => {
                 tries += 1;
@@ -224,7 +228,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
 #[derive(Debug)]
 enum Kind {
     Tcp(TcpStream),
-    Quic(quinn::Incoming),
+    Quic(Box<quinn::Incoming>),
 }
 
 /// A connection whose handshake has not been done; dropping it refuses it.
@@ -251,7 +255,7 @@ impl Incoming {
         let shake = async {
             match kind {
                 Kind::Tcp(socket) => tcp_handshake(socket, remote, &shared).await,
-                Kind::Quic(incoming) => quic_handshake(incoming, remote, &shared).await,
+                Kind::Quic(incoming) => quic_handshake(*incoming, remote, &shared).await,
             }
         };
         let late = || HandshakeError { reason: "timed_out", detail: format!("no handshake within {limit:?}") };
@@ -281,3 +285,6 @@ async fn quic_handshake(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

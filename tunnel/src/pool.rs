@@ -255,7 +255,7 @@ impl Endpoints {
         if let Some(endpoint) = slot.as_ref() {
             return Ok(endpoint.clone());
         }
-        let endpoint = quic::endpoint(SocketAddr::new(any, 0))?;
+        let endpoint = quic::endpoint(SocketAddr::new(any, 0), None)?;
         *slot = Some(endpoint.clone());
         Ok(endpoint)
     }

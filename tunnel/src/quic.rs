@@ -128,9 +128,12 @@ pub(crate) fn server_config(
 }
 
 /// An endpoint on this UDP address. It can dial; it accepts once it has a server configuration.
-pub(crate) fn endpoint(address: SocketAddr) -> io::Result<quinn::Endpoint> {
+pub(crate) fn endpoint(address: SocketAddr, reset_key: Option<&[u8; 32]>) -> io::Result<quinn::Endpoint> {
     let udp = socket::bind(address, SOCKET_BUFFER)?;
     let mut config = EndpointConfig::default();
+    if let Some(key) = reset_key {
+        config.reset_key(Arc::new(aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, key)));
+    }
     config.max_udp_payload_size(socket::DATAGRAM_MAX).map_err(io::Error::other)?;
     let runtime = Arc::new(quinn::TokioRuntime);
     let udp = socket::Socket::new(quinn::Runtime::wrap_udp_socket(&*runtime, udp)?);

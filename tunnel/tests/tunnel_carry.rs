@@ -1,7 +1,11 @@
 //! What goes into a tunnel comes out of it, over both transports and in every way of ending.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a panic is a test's report")]
+
 mod tunnel_support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hawser_api::Code;
@@ -10,6 +14,7 @@ use hawser_tunnel::open::OpenRequest;
 use hawser_tunnel::splice::Ended;
 use hawser_tunnel::stream::TunnelStream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tunnel_support::{BOTH, Fabric, Seen, Upstream, path, pattern, request};
 
@@ -127,15 +132,7 @@ async fn a_reset_by_the_caller_reaches_the_upstream_as_a_reset() {
             }
             near.reset();
             assert_eq!(gateway.saw_end().await.0, Ended::PeerReset, "{transport:?} {half_closed}");
-            let gone = async {
-                loop {
-                    match far.write_all(b"anybody there?").await {
-                        Ok(()) => tokio::time::sleep(Duration::from_millis(2)).await,
-                        Err(error) => return error,
-                    }
-                }
-            };
-            let error = timeout(SOON, gone).await.unwrap();
+            let error = timeout(SOON, write_until_it_fails(&mut far)).await.unwrap();
             assert!(
                 matches!(error.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe),
                 "{transport:?} {half_closed}: {error}"
@@ -163,6 +160,28 @@ async fn a_cut_resets_both_sides() {
     }
 }
 
+async fn write_until_it_fails(to: &mut TcpStream) -> std::io::Error {
+    loop {
+        match to.write_all(b"anybody there?").await {
+            Ok(()) => tokio::time::sleep(Duration::from_millis(2)).await,
+            Err(error) => return error,
+        }
+    }
+}
+
+/// No progress between two looks.
+async fn until_it_stands_still(count: &AtomicUsize) -> usize {
+    let mut before = usize::MAX;
+    loop {
+        let now = count.load(Ordering::Relaxed);
+        if now == before {
+            return now;
+        }
+        before = now;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_slow_reader_holds_the_sender_up_and_loses_nothing() {
     for transport in BOTH {
@@ -174,29 +193,17 @@ async fn a_slow_reader_holds_the_sender_up_and_loses_nothing() {
         let mut far = accepted.recv().await.unwrap();
         let total = 96 << 20;
         let (mut read, mut write) = tokio::io::split(near);
-        let written = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let written = Arc::new(AtomicUsize::new(0));
         let counter = written.clone();
         let writer = tokio::spawn(async move {
             let block = pattern(1 << 20);
             for _ in 0..total >> 20 {
                 write.write_all(&block).await.unwrap();
-                counter.fetch_add(block.len(), std::sync::atomic::Ordering::Relaxed);
+                counter.fetch_add(block.len(), Ordering::Relaxed);
             }
             write.shutdown().await.unwrap();
         });
-        // Held up: no progress between two looks, far from the end.
-        let mut before = usize::MAX;
-        let stalled = async {
-            loop {
-                let now = written.load(std::sync::atomic::Ordering::Relaxed);
-                if now == before {
-                    return now;
-                }
-                before = now;
-                tokio::time::sleep(Duration::from_millis(300)).await;
-            }
-        };
-        let stalled = timeout(SOON, stalled).await.unwrap();
+        let stalled = timeout(SOON, until_it_stands_still(&written)).await.unwrap();
         assert!(stalled < total / 2, "{transport:?}: {stalled} of {total} bytes went nowhere");
         let block = pattern(1 << 20);
         let mut got = vec![0; 1 << 20];

@@ -9,7 +9,7 @@ use hawser_api::objects::link::Transport;
 use hawser_api::{Code, Refusal, SpiffeId};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::warm::Warm;
 use super::{Failure, GatewayPath, Opened, Opening, Shared, Tasks};
@@ -19,6 +19,10 @@ use crate::tls::{Expect, HandshakeError, VerifiedPeer};
 
 /// No connection is used for new streams for longer, so that a change that nobody announced is noticed.
 const CONNECTION_LIFETIME: Duration = Duration::from_secs(3600);
+
+/// An open on a live QUIC connection that brought back nothing at all, not even an acknowledgement, for this long (or
+/// for three round trips) has met a path that drops UDP, or a gateway that is another process by now.
+const SUSPICIOUS: Duration = Duration::from_millis(300);
 
 #[derive(Debug)]
 pub(super) struct Path {
@@ -143,30 +147,17 @@ impl Path {
         if held.link.closed().is_none() && self.hold(&held.terms) {
             return Some(held.link.clone());
         }
-        let old = slot.take()?;
-        drop(slot);
-        self.retire(old);
+        slot.take()?.link.retire();
         None
     }
 
     /// No new streams on this connection; the next open makes another.
     pub(super) fn forget_link(&self, link: &Link) {
         let mut slot = self.link.lock();
-        if slot.as_ref().is_some_and(|held| held.link.is(link))
-            && let Some(old) = slot.take()
-        {
-            drop(slot);
-            self.retire(old);
+        if slot.as_ref().is_some_and(|held| held.link.is(link)) {
+            *slot = None;
         }
-    }
-
-    /// A connection to a peer that is trusted no more is cut; any other ends after its streams.
-    fn retire(&self, held: Held) {
-        if self.shared.credentials.still_trusts(&held.terms.peer) {
-            self.spawn(held.link.drain());
-        } else {
-            held.link.cut("no longer trusted");
-        }
+        link.retire();
     }
 
     /// The live connection or a new one. Concurrent callers share one connect, and its failure.
@@ -187,6 +178,7 @@ impl Path {
         match self.connect_quic().await {
             Ok(held) => {
                 *last_failure = None;
+                self.spawn(held.link.clone().keep(self.shared.credentials.clone()));
                 *self.link.lock() = Some(held.clone());
                 Ok(held.link)
             }
@@ -208,18 +200,46 @@ impl Path {
         Ok(Held { link, terms })
     }
 
-    /// Over QUIC and nothing else. A connection that turns out to be dead, or whose gateway takes no more, is replaced
-    /// once.
+    /// Over QUIC and nothing else. A connection that is found dead, or whose gateway takes no more, is replaced once.
     pub(super) async fn open_quic(&self, frame: Bytes) -> Result<Opened, Failure> {
-        let held = self.live_link();
-        if let Some(link) = &held {
-            match self.open_on_link(link, frame.clone()).await {
-                Err(failure) if link.closed().is_some() || failure.is_draining() => self.forget_link(link),
-                outcome => return outcome,
-            }
+        if let Some(link) = self.live_link() {
+            let again = async {
+                self.forget_link(&link);
+                let link = self.link().await?;
+                self.open_on_link(&link, frame.clone()).await
+            };
+            return self.open_on_live(&link, frame.clone(), again).await;
         }
         let link = self.link().await?;
         self.open_on_link(&link, frame).await
+    }
+
+    /// On a connection that was there. When that fails, or as soon as the path looks dead, `instead` is tried too; of
+    /// two answers the first counts.
+    pub(super) async fn open_on_live(
+        &self,
+        link: &Link,
+        frame: Bytes,
+        instead: impl Future<Output = Result<Opened, Failure>>,
+    ) -> Result<Opened, Failure> {
+        let heard = link.heard();
+        let mut asked = std::pin::pin!(self.open_on_link(link, frame));
+        let outcome = tokio::select! {
+            outcome = &mut asked => Some(outcome),
+            () = sleep(SUSPICIOUS.max(link.rtt() * 3)) => None,
+        };
+        let outcome = match outcome {
+            Some(outcome) => outcome,
+            None if link.heard() != heard => asked.await,
+            None => {
+                tracing::debug!(gateway = %self.gateway.address, "nothing comes back over QUIC; trying anew");
+                return either(asked, instead).await;
+            }
+        };
+        match outcome {
+            Err(failure) if link.closed().is_some() || failure.is_draining() => instead.await,
+            outcome => outcome,
+        }
     }
 
     pub(super) async fn open_on_link(&self, link: &Link, frame: Bytes) -> Result<Opened, Failure> {
@@ -286,6 +306,21 @@ impl Path {
 
     pub(super) fn with_warm<T>(&self, act: impl FnOnce(&mut Warm) -> T) -> T {
         act(&mut self.warm.lock())
+    }
+}
+
+/// The first success, or else the second failure's reason.
+async fn either(
+    first: impl Future<Output = Result<Opened, Failure>>,
+    second: impl Future<Output = Result<Opened, Failure>>,
+) -> Result<Opened, Failure> {
+    let (first, mut second) = (std::pin::pin!(first), std::pin::pin!(second));
+    tokio::select! {
+        outcome = first => match outcome {
+            Err(Failure::Unreached(_)) => second.await,
+            outcome => outcome,
+        },
+        outcome = &mut second => outcome,
     }
 }
 

@@ -4,26 +4,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use super::path::{Path, Terms};
+use super::path::Path;
 use super::{Failure, Opened};
 use crate::quic::Link;
 use crate::tcp::Session;
 
-/// An open on a live QUIC connection that brought back nothing at all, not even an acknowledgement, for this long (or
-/// for three round trips) has probably met a path that drops UDP.
-const SUSPICIOUS: Duration = Duration::from_millis(300);
-/// When TCP has failed at once, there is little hope for QUIC, and somebody waits who may have another gateway.
+/// When TCP has failed, there is little hope for QUIC, and somebody waits who may have another gateway.
 const GRACE: Duration = Duration::from_millis(500);
 
 pub(super) async fn open(path: &Arc<Path>, frame: Bytes) -> Result<Opened, Failure> {
     if let Some(link) = path.live_link() {
-        match open_on_live(path, &link, frame.clone()).await {
-            Err(failure) if link.closed().is_some() || failure.is_draining() => path.forget_link(&link),
-            outcome => return outcome,
-        }
+        let instead = async {
+            path.forget_link(&link);
+            anew(path, frame.clone()).await
+        };
+        return path.open_on_live(&link, frame.clone(), instead).await;
     }
+    anew(path, frame).await
+}
+
+/// Without a connection to go by: TCP if it won lately, else a race.
+async fn anew(path: &Arc<Path>, frame: Bytes) -> Result<Opened, Failure> {
     if path.prefers_tcp() {
         return path.open_tcp(frame).await.inspect_err(|failure| {
             if matches!(failure, Failure::Unreached(_)) {
@@ -33,24 +36,27 @@ pub(super) async fn open(path: &Arc<Path>, frame: Bytes) -> Result<Opened, Failu
     }
     match connect(path).await? {
         Winner::Quic(link) => path.open_on_link(&link, frame).await,
-        Winner::Tcp(session) => path.open_on_session(session, &frame).await,
+        Winner::Tcp(session) => {
+            path.prefer_tcp(true);
+            path.keep_warm();
+            path.open_on_session(*session, &frame).await
+        }
     }
 }
 
 enum Winner {
     Quic(Link),
-    Tcp(Session),
+    Tcp(Box<Session>),
 }
 
 /// Whichever handshake is done first.
 async fn connect(path: &Arc<Path>) -> Result<Winner, Failure> {
-    let head_start = path.shared().config.quic_head_start;
     let mut quic = std::pin::pin!(path.link());
-    match timeout(head_start, &mut quic).await {
+    match timeout(path.shared().config.quic_head_start, &mut quic).await {
         Ok(Ok(link)) => return Ok(Winner::Quic(link)),
         Ok(Err(failure)) => {
             tracing::debug!(gateway = %path.gateway().address, ?failure, "QUIC failed; trying TCP");
-            return tcp_session(path).await.map(|session| won_by_tcp(path, session));
+            return tcp_session(path).await;
         }
         Err(_) => {}
     }
@@ -58,10 +64,10 @@ async fn connect(path: &Arc<Path>) -> Result<Winner, Failure> {
     tokio::select! {
         link = &mut quic => match link {
             Ok(link) => Ok(Winner::Quic(link)),
-            Err(_) => tcp.await.map(|session| won_by_tcp(path, session)),
+            Err(_) => tcp.await,
         },
-        session = &mut tcp => match session {
-            Ok(session) => Ok(won_by_tcp(path, session)),
+        won = &mut tcp => match won {
+            Ok(won) => Ok(won),
             Err(failure) => match timeout(GRACE, quic).await {
                 Ok(Ok(link)) => Ok(Winner::Quic(link)),
                 _ => Err(failure),
@@ -70,43 +76,10 @@ async fn connect(path: &Arc<Path>) -> Result<Winner, Failure> {
     }
 }
 
-fn won_by_tcp(path: &Arc<Path>, session: Session) -> Winner {
-    path.prefer_tcp(true);
-    path.keep_warm();
-    Winner::Tcp(session)
-}
-
-async fn tcp_session(path: &Arc<Path>) -> Result<Session, Failure> {
-    match path.take_warm() {
-        Some(session) => Ok(session),
-        None => path.connect_tcp().await.map(|(session, _): (Session, Terms)| session),
-    }
-}
-
-/// On a live connection; TCP is tried beside it as soon as the path looks dead.
-async fn open_on_live(path: &Arc<Path>, link: &Link, frame: Bytes) -> Result<Opened, Failure> {
-    let heard = link.heard();
-    let mut quic = std::pin::pin!(path.open_on_link(link, frame.clone()));
-    tokio::select! {
-        outcome = &mut quic => return outcome,
-        () = sleep(SUSPICIOUS.max(link.rtt() * 3)) => {}
-    }
-    if link.heard() != heard {
-        return quic.await;
-    }
-    let mut tcp = std::pin::pin!(tcp_session(path));
-    let session = tokio::select! {
-        outcome = &mut quic => return outcome,
-        session = &mut tcp => session,
+async fn tcp_session(path: &Arc<Path>) -> Result<Winner, Failure> {
+    let session = match path.take_warm() {
+        Some(session) => session,
+        None => path.connect_tcp().await?.0,
     };
-    // Its streams may still be alive, or end by their own deadline; new ones go elsewhere.
-    path.forget_link(link);
-    match session {
-        Ok(session) => {
-            path.prefer_tcp(true);
-            path.keep_warm();
-            path.open_on_session(session, &frame).await
-        }
-        Err(failure) => timeout(GRACE, quic).await.unwrap_or(Err(failure)),
-    }
+    Ok(Winner::Tcp(Box::new(session)))
 }

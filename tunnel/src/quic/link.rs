@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 
 use super::{Halves, Live, client_config, drain, peer_chain};
 use crate::open::{OpenedAnswer, read_answer};
@@ -17,6 +18,7 @@ pub(crate) struct Link {
     connection: quinn::Connection,
     live: Arc<Live>,
     peer: VerifiedPeer,
+    retired: CancellationToken,
 }
 
 impl Link {
@@ -34,7 +36,7 @@ impl Link {
             .map_err(|e| HandshakeError { reason: "io", detail: e.to_string() })?;
         let connection = connecting.await.map_err(|e| HandshakeError::from(&e))?;
         let peer = credentials.verified(&peer_chain(&connection), expect)?;
-        Ok(Self { connection, live: Arc::default(), peer })
+        Ok(Self { connection, live: Arc::default(), peer, retired: CancellationToken::new() })
     }
 
     /// Whether it is the very same connection.
@@ -60,14 +62,31 @@ impl Link {
         self.connection.rtt()
     }
 
-    /// Ends it at once with all its streams.
-    pub(crate) fn cut(&self, why: &str) {
-        self.connection.close(super::CUT, why.as_bytes());
+    /// From now on it takes no new streams, and ends after the last of those that it has.
+    pub(crate) fn retire(&self) {
+        self.retired.cancel();
     }
 
-    /// Lets its streams end, then ends it.
-    pub(crate) async fn drain(self) {
-        drain(self.connection, self.live).await;
+    /// Runs for as long as the connection does: cuts it with all its streams as soon as its peer is trusted no more,
+    /// and ends it once it is retired and idle.
+    pub(crate) async fn keep(self, credentials: Credentials) {
+        let mut generation = credentials.generation();
+        let ended = async {
+            self.retired.cancelled().await;
+            drain(self.connection.clone(), self.live.clone()).await;
+        };
+        let distrusted = async {
+            while credentials.still_trusts(&self.peer) {
+                if generation.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            _ = self.connection.closed() => {}
+            () = ended => {}
+            () = distrusted => self.connection.close(super::CUT, b"no longer trusted"),
+        }
     }
 
     /// Opens a stream and asks. Dropped before it has an answer, the stream is reset.
@@ -85,5 +104,18 @@ impl Link {
                 Err(OpenFailure::Refused(refusal))
             }
         }
+    }
+
+    /// A stream on which these bytes were sent, whatever they are.
+    #[cfg(test)]
+    pub(crate) async fn raw_stream(&self, bytes: &[u8]) -> (quinn::SendStream, quinn::RecvStream) {
+        let (mut send, recv) = self.connection.open_bi().await.unwrap();
+        send.write_all(bytes).await.unwrap();
+        (send, recv)
+    }
+
+    #[cfg(test)]
+    pub(crate) async fn until_closed(&self) {
+        self.connection.closed().await;
     }
 }

@@ -1,6 +1,9 @@
 //! A gateway in a few lines, upstreams that answer in known ways, and diallers with certificates.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a panic is a test's report")]
+
+pub mod relay;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -84,7 +87,10 @@ pub struct Gateway {
     pub listener: Arc<TunnelListener>,
     pub cut: CancellationToken,
     pub go_away: CancellationToken,
-    tasks: JoinSet<()>,
+    /// Tunnels begun and over, of what was looked at so far.
+    pub tunnels: (usize, usize),
+    // A runtime of its own, so that it can be killed with everything that it has begun.
+    runtime: Option<tokio::runtime::Runtime>,
 }
 
 impl Gateway {
@@ -98,20 +104,24 @@ impl Gateway {
         config: ListenConfig,
         upstream: SocketAddr,
     ) -> Self {
-        let listener = Arc::new(TunnelListener::bind(address, credentials, config).await.unwrap());
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (tell, seen) = mpsc::unbounded_channel();
         let (cut, go_away) = (CancellationToken::new(), CancellationToken::new());
-        let mut tasks = JoinSet::new();
         let serving = Serving { upstream, tell, cut: cut.clone(), go_away: go_away.clone() };
-        tasks.spawn(accept_all(listener.clone(), serving));
-        Self { address: listener.local_addr(), seen, listener, cut, go_away, tasks }
+        let bind = async move { Arc::new(TunnelListener::bind(address, credentials, config).await.unwrap()) };
+        let listener = runtime.spawn(bind).await.unwrap();
+        runtime.spawn(accept_all(listener.clone(), serving));
+        Self { address: listener.local_addr(), seen, listener, cut, go_away, tunnels: (0, 0), runtime: Some(runtime) }
     }
 
     /// Waits for what `pick` is after, passing over the rest.
     pub async fn saw<T>(&mut self, pick: impl Fn(Seen) -> Option<T>) -> T {
         let wait = async {
             loop {
-                if let Some(found) = pick(self.seen.recv().await.expect("the gateway runs")) {
+                let seen = self.seen.recv().await.expect("the gateway runs");
+                self.tunnels.0 += usize::from(matches!(seen, Seen::Tunnel(_)));
+                self.tunnels.1 += usize::from(matches!(seen, Seen::TunnelOver));
+                if let Some(found) = pick(seen) {
                     return found;
                 }
             }
@@ -119,12 +129,27 @@ impl Gateway {
         tokio::time::timeout(Duration::from_secs(20), wait).await.expect("the gateway sees it")
     }
 
+    /// Waits until so many tunnels have begun, and so many are over.
+    pub async fn saw_tunnels(&mut self, begun: usize, over: usize) {
+        while self.tunnels.0 < begun || self.tunnels.1 < over {
+            self.saw(|seen| matches!(seen, Seen::Tunnel(_) | Seen::TunnelOver).then_some(())).await;
+        }
+    }
+
     pub async fn saw_end(&mut self) -> (Ended, Arc<Traffic>) {
         self.saw(|seen| if let Seen::Ended(ended, traffic) = seen { Some((ended, traffic)) } else { None }).await
     }
 
-    /// As kill -9 does, except that TCP connections end with whatever the kernel makes of it.
+    /// As kill -9 does.
     pub fn kill(self) {}
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 #[derive(Clone)]
