@@ -52,12 +52,12 @@ pub mod names {
 #[derive(Debug, thiserror::Error)]
 pub enum HierarchyError {
     /// A file cannot be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     Io {
         /// Which file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
     /// A file has not the content that it should have.
     #[error("{path}: {reason}")]
@@ -106,11 +106,11 @@ pub struct Signed {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, HierarchyError> {
-    fs::read(path).map_err(|source| HierarchyError::Io { path: path.to_owned(), source })
+    fs::read(path).map_err(|error| HierarchyError::Io { path: path.to_owned(), error })
 }
 
 fn write(path: &Path, content: &str) -> Result<(), HierarchyError> {
-    file::replace(path, content.as_bytes()).map_err(|source| HierarchyError::Io { path: path.to_owned(), source })
+    file::replace(path, content.as_bytes()).map_err(|error| HierarchyError::Io { path: path.to_owned(), error })
 }
 
 fn content(path: &Path, reason: impl ToString) -> HierarchyError {

@@ -78,7 +78,7 @@ impl Store {
     ) -> anyhow::Result<Option<Intermediate>> {
         let path = self.directory.join(names::INTERMEDIATE_CERTIFICATE);
         let der = match read_certificates(&path) {
-            Err(HierarchyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(HierarchyError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             certificates => certificates?.into_iter().next().context("no certificate")?,
         };
         let key = read_key(&self.directory.join(names::INTERMEDIATE_KEY))?;

@@ -237,11 +237,11 @@ async fn a_process_that_starts_before_its_trust_anchor_joins_when_that_comes() {
     let mut anchor = Anchor::new(3600);
     let source = anchor.source("web", WEB);
     let kept = Kept::start(source);
-    // The trust anchor comes without an intermediate, asks for one, and waits.
-    hierarchy::init_root(&anchor.path("root"), "test", clock::now()).unwrap();
+    // The trust anchor comes without root and intermediate, asks for what it needs, and waits.
     let process = anchor.start().await;
     until("the request", || anchor.store().join("intermediate.csr").exists()).await;
-    assert!(process.unmet().contains(&"intermediate".to_owned()));
+    assert_eq!(process.unmet(), ["bundle", "intermediate"]);
+    hierarchy::init_root(&anchor.path("root"), "test", clock::now()).unwrap();
     assert!(kept.credentials.identity().is_none());
 
     let csr = anchor.store().join("intermediate.csr");
