@@ -38,6 +38,7 @@ pub(super) struct Far {
     #[expect(dead_code, reason = "only held")]
     pub(super) held: Option<SendStream<Bytes>>,
     pub(super) data_over: bool,
+    pub(super) broken: Option<h2::Error>,
 }
 
 /// A body that comes out of an HTTP/1.1 connection inside a stream.
@@ -63,6 +64,9 @@ pub(super) enum Abort {
 
 impl Far {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Abort>>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error.into())));
+        }
         while !self.data_over {
             match ready!(self.body.poll_data(cx)) {
                 Some(Ok(data)) => {
@@ -76,7 +80,7 @@ impl Far {
                         return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
                 }
-                Some(Err(error)) => return self.failed(error),
+                Some(Err(error)) => return self.failed(cx, error),
                 None => self.data_over = true,
             }
         }
@@ -88,11 +92,11 @@ impl Far {
                     Ok(Frame::trailers(trailers))
                 }))
             }
-            Err(error) => self.failed(error),
+            Err(error) => self.failed(cx, error),
         }
     }
 
-    fn failed(&mut self, error: h2::Error) -> Poll<Option<Result<Frame<Bytes>, Abort>>> {
+    fn failed(&mut self, cx: &Context<'_>, error: h2::Error) -> Poll<Option<Result<Frame<Bytes>, Abort>>> {
         if error.reason() == Some(h2::Reason::NO_ERROR) && error.is_reset() {
             // The answer was whole and the rest of the request is not wanted (RFC 9113 section 8.1).
             self.trip.completed();
@@ -101,7 +105,10 @@ impl Far {
         if let Some(code) = self.ticket.session.hold.cut_because() {
             self.trip.cut(code);
         }
-        Poll::Ready(Some(Err(error.into())))
+        // hyper drops what it has not written when a body fails: one turn lets it write what came before.
+        self.broken = Some(error);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

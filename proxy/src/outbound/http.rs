@@ -99,10 +99,15 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
     }
 }
 
-/// One request.
-async fn serve(app: Arc<App>, request: Request<Incoming>) -> Result<Response<Answer>, Abort> {
-    let (mut parts, body) = request.into_parts();
-    let mut trip = Trip::new(app, &parts);
+/// One request. It counts from the moment that hyper has it, not from this future's first turn: a half-closed
+/// connection without requests is over.
+fn serve(app: Arc<App>, request: Request<Incoming>) -> impl Future<Output = Result<Response<Answer>, Abort>> {
+    let (parts, body) = request.into_parts();
+    let trip = Trip::new(app, &parts);
+    travel(trip, parts, body)
+}
+
+async fn travel(mut trip: Trip, mut parts: Parts, body: Incoming) -> Result<Response<Answer>, Abort> {
     let upgrades = headers::wants_upgrade(&parts);
     let head = match Head::new(&mut parts, upgrades) {
         Ok(head) => head,
@@ -374,7 +379,7 @@ impl Journey {
         if body.is_end_stream() {
             trip.completed();
         }
-        let far = Far { body, trip, traffic, ticket, held, data_over: false };
+        let far = Far { body, trip, traffic, ticket, held, data_over: false, broken: None };
         Response::from_parts(parts, Answer::Far(Box::new(far)))
     }
 }

@@ -131,8 +131,8 @@ impl Plan {
         self.tiers.get(at.tier)?.get(at.backend)
     }
 
-    /// All tiers.
-    pub(crate) fn tiers(&self) -> &[Vec<Arc<Leg>>] {
-        &self.tiers
+    /// The pool of a backend.
+    pub(crate) fn pool(&self, at: Position) -> Option<Arc<Pool>> {
+        self.leg(at).map(|leg| leg.pool.clone())
     }
 }

@@ -29,7 +29,7 @@ async fn a_request_reaches_an_endpoint_of_another_cluster_over_both_transports()
         assert_eq!(client.get().await, 200, "{transport:?}");
         assert_eq!(client.get().await, 200, "{transport:?}");
         let endpoints = client.endpoints();
-        assert_eq!(endpoints[0]["session"]["transport"], transport.as_str(), "{endpoints:?}");
+        assert_eq!(endpoints[0]["transport"], transport.as_str(), "{endpoints:?}");
         assert_eq!(gateway.opens.load(std::sync::atomic::Ordering::Relaxed), 1, "the session is shared");
     }
 }

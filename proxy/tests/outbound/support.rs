@@ -12,6 +12,7 @@ use hawser_api::objects::link::Transport;
 use hawser_api::{Code, Refusal, ServicePort};
 use hawser_proxy::context::{Context, Settings};
 use hawser_proxy::inbound::Inbound as InboundSide;
+use hawser_proxy::listen::Bound;
 use hawser_proxy::outbound;
 use hawser_proxy::table::{
     Backend, Destination, Endpoint, Inbound, InboundTarget, Peer, PeerGateway, Port, Reach, SessionMode, Tables, Tier,
@@ -213,7 +214,7 @@ impl Client {
     }
 
     pub(crate) fn page(&self) -> serde_json::Value {
-        outbound::page::destinations(&self.context)
+        outbound::page::destinations(&self.context, &Bound::default())
     }
 
     pub(crate) fn metrics(&self) -> String {
@@ -225,7 +226,7 @@ impl Client {
     /// The first backend's row of the page.
     pub(crate) fn endpoints(&self) -> Vec<serde_json::Value> {
         let page = self.page();
-        let row = page.pointer("/destinations/0/inUse/0/tiers/0/0/endpoints").cloned();
+        let row = page.pointer("/destinations/0/tiers/0/backends/0/endpoints").cloned();
         row.and_then(|row| row.as_array().cloned()).unwrap_or_default()
     }
 }
