@@ -39,24 +39,26 @@ use world::{Store, World};
 
 /// Runs a mirror controller until it has drained.
 pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
-    for condition in ["identity", "listening", "tables"] {
-        process.set_ready(condition, false);
-    }
-    let domain = config.identity.trust_domain.clone();
-    let store = Store::new(World::new(config.cluster.clone(), domain.clone()));
-    let outputs = Outputs::default();
-    let metrics = Metrics::default();
-    metrics.register(&mut process.registry.lock());
-    pages::add(&process, &outputs.plans.subscribe());
-
-    let credentials = Credentials::new(domain, clock::now);
+    let credentials = Credentials::new(config.identity.trust_domain.clone(), clock::now);
     let source = IdentitySource {
         socket: config.identity.socket.clone(),
         join_token: config.identity.join_token.clone(),
         store: config.identity.store.clone(),
     };
     process.spawn(identity::keep(credentials.clone(), source, clock::now));
+    serve(config, credentials, process).await
+}
 
+/// The same with credentials that somebody else keeps.
+pub async fn serve(config: Config, credentials: Credentials, process: Process) -> anyhow::Result<()> {
+    for condition in ["identity", "listening", "tables"] {
+        process.set_ready(condition, false);
+    }
+    let store = Store::new(World::new(config.cluster.clone(), config.identity.trust_domain.clone()));
+    let outputs = Outputs::default();
+    let metrics = Metrics::default();
+    metrics.register(&mut process.registry.lock());
+    pages::add(&process, &outputs.plans.subscribe());
     let listening = listen(&config, &process, &store, &outputs, &credentials).await?;
     let links = Links {
         store: store.clone(),

@@ -48,9 +48,13 @@ pub struct Plan {
     pub statuses: Statuses,
 }
 
-/// Decides everything. `None` while the user's objects have not been read: nothing may be concluded from that.
+/// Decides everything. `None` while the user's objects, or what was last known of a linked cluster, have not been read:
+/// nothing may be concluded from that, least of all that there is nothing.
 pub fn plan(world: &World) -> Option<Plan> {
     let objects = world.objects.as_deref()?;
+    if objects.links.keys().any(|link| !world.peers.contains_key(link)) {
+        return None;
+    }
     let local = local::local(world, objects);
     let exports = exports::exports(world, objects);
     let mirrors = mirrors::mirrors(world, objects);

@@ -201,7 +201,7 @@ mod tests {
         offer(&mut world, "east", vec![offered("east", "a", 1, false)]);
         let mut files = Files::new(root.path().to_owned());
         let applied = files.apply(&plan(&world).unwrap(), true).unwrap();
-        assert_eq!(applied.foreign, [mine.clone()]);
+        assert_eq!(applied.foreign, std::slice::from_ref(&mine));
         offer(&mut world, "east", vec![]);
         assert_eq!(files.apply(&plan(&world).unwrap(), true).unwrap().removed, 0);
         assert_eq!(std::fs::read_to_string(mine).unwrap(), "mine: true\n");

@@ -119,6 +119,9 @@ fn names(words: &[&str]) -> Vec<String> {
 fn nothing_is_planned_before_the_objects_have_been_read() {
     let world = World::new("west".parse().unwrap(), "west.example".parse().unwrap());
     assert!(plan(&world).is_none());
+    let mut world = self::world(WEST);
+    world.peers.clear();
+    assert!(plan(&world).is_none(), "what the peers offered last has not been read either");
 }
 
 #[test]
@@ -400,6 +403,9 @@ fn happen(world: &mut World, event: &Event) {
 }
 
 proptest! {
+    // A case plans dozens of times, without optimisation.
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     /// Whatever came before, a snapshot from each peer gives the same names with the same standing; only the memory of
     /// what was withdrawn differs.
     #[test]

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{catalog, gateways, last_known};
 use crate::metrics::Metrics;
-use crate::world::{Catalog, PeerState, Store};
+use crate::world::{Catalog, PeerState, Store, World};
 
 /// A catalog that changes all the time is written no more often than this.
 const SAVE_PAUSE: Duration = Duration::from_secs(1);
@@ -157,9 +157,11 @@ impl Links {
     /// Keeps the last known catalog on disk up to date.
     async fn save(self, name: ClusterName) {
         let mut world = self.store.watch();
-        let mut saved: Option<Arc<Catalog>> = None;
+        let catalog = |world: &World| world.peers.get(&name).map(|peer| peer.catalog.clone());
+        // What the link began with came from the disk.
+        let mut saved: Option<Arc<Catalog>> = catalog(&world.borrow());
         loop {
-            let known = world.borrow_and_update().peers.get(&name).map(|peer| peer.catalog.clone());
+            let known = catalog(&world.borrow_and_update());
             if let Some(known) = known.filter(|known| saved.as_ref().is_none_or(|saved| !Arc::ptr_eq(saved, known))) {
                 saved = Some(known.clone());
                 let (directory, name) = (self.catalogs.clone(), name.clone());

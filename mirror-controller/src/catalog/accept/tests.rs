@@ -47,7 +47,10 @@ fn every_string_of_a_peer_is_checked() {
         (with(|s| s.ports[0].app_protocol = "x".repeat(1 << 20)), "not a plain word"),
         (with(|s| s.ports = vec![port(1), port(1)]), "two of its ports are called p1"),
         (with(|s| s.ports = (1..=65).map(port).collect()), "more than 64 ports"),
-        (with(|s| s.identities = vec!["spiffe://west.example/ns/shop/sa/web".into()]), "not of the peer's trust domain"),
+        (
+            with(|s| s.identities = vec!["spiffe://west.example/ns/shop/sa/web".into()]),
+            "not of the peer's trust domain",
+        ),
         (with(|s| s.identities = vec!["spiffe://east.example.evil/ns/a".into()]), "not of the peer's trust domain"),
         (with(|s| s.identities = vec!["spiffe://east.example".into()]), "no path"),
         (with(|s| s.identities = vec!["https://east.example/ns/a".into()]), "spiffe://"),
