@@ -100,7 +100,7 @@ impl Daemon {
 
     /// Waits until `/ready` says yes.
     pub async fn ready(&self, limit: Duration) -> Result<()> {
-        within(limit, &format!("{} {} to be ready", self.kind, self.name), || self.text("/ready")).await?;
+        within(limit, &format!("{} {} to be ready", self.kind, self.name), async || self.text("/ready").await).await?;
         Ok(())
     }
 }

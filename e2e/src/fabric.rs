@@ -103,7 +103,7 @@ impl Fabric {
         let server = |n: u8| Proxy {
             name: format!("server-{n}"),
             account: "shop/checkout".to_owned(),
-            inbound: Some(self.place.address(network(cluster), 20 + n, 4143)),
+            inbound: Some(self.inbound(cluster, n)),
             ..Proxy::default()
         };
         yaml::cluster(cluster, &self.gateways(cluster), &[client, server(0), server(1)])
@@ -136,6 +136,11 @@ impl Fabric {
     /// Where a cluster's client proxy answers DNS.
     pub fn dns(&self, cluster: &str) -> SocketAddr {
         self.place.address(network(cluster), 10, 5353)
+    }
+
+    /// Where `server-<number>` accepts sealed sessions.
+    pub fn inbound(&self, cluster: &str, number: u8) -> SocketAddr {
+        self.place.address(network(cluster), 20 + number, 4143)
     }
 
     /// An address for a workload of a cluster, `host` below 50.
@@ -213,7 +218,7 @@ impl Fabric {
         let log = fs::File::options().create(true).append(true).open(self.log(cluster))?;
         let mut command = Command::new(hawser()?);
         command.arg("up").arg(self.dir.path().join("fabric")).arg("--state").arg(self.state());
-        command.arg("--ready-file").arg(&ready);
+        command.arg("--ready-file").arg(&ready).arg("--drain").arg("1");
         if !cluster.is_empty() {
             command.arg("--cluster").arg(cluster);
         }

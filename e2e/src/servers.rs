@@ -166,3 +166,9 @@ pub fn seen(answer: &Value, header: &str) -> Option<String> {
     let values = answer.get("headers")?.get(header)?.as_array()?;
     Some(values.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "))
 }
+
+/// What [`Server::http`] told, as text: `instance`, `method`, `path`, `received`.
+pub fn told(answer: &Value, field: &str) -> String {
+    let value = answer.get(field);
+    value.and_then(Value::as_str).map_or_else(|| value.map(Value::to_string).unwrap_or_default(), str::to_owned)
+}

@@ -1,6 +1,5 @@
 //! Waiting for conditions, never for luck.
 
-use std::future::Future;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -8,10 +7,11 @@ use anyhow::{Result, bail};
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Tries until it succeeds; after `limit` the last failure is the error. Returns how long it took.
-pub async fn within<T, F>(limit: Duration, what: &str, mut attempt: impl FnMut() -> F) -> Result<(T, Duration)>
-where
-    F: Future<Output = Result<T>>,
-{
+pub async fn within<T>(
+    limit: Duration,
+    what: &str,
+    mut attempt: impl AsyncFnMut() -> Result<T>,
+) -> Result<(T, Duration)> {
     let begun = Instant::now();
     let mut last = None;
     loop {
@@ -34,9 +34,6 @@ where
 }
 
 /// The same with a generous limit, where no bound is under test.
-pub async fn eventually<T, F>(what: &str, attempt: impl FnMut() -> F) -> Result<T>
-where
-    F: Future<Output = Result<T>>,
-{
+pub async fn eventually<T>(what: &str, attempt: impl AsyncFnMut() -> Result<T>) -> Result<T> {
     Ok(within(Duration::from_secs(20), what, attempt).await?.0)
 }
