@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Subcommand;
+use hawser_runtime::{config, process};
 
 /// Which daemon, and its configuration.
 #[derive(Debug, Subcommand)]
@@ -27,6 +28,25 @@ pub(crate) struct ConfigArg {
 }
 
 /// Runs until the daemon has drained.
-pub(crate) fn run(_daemon: &Daemon) -> Result<()> {
-    anyhow::bail!("not yet")
+pub(crate) fn run(daemon: &Daemon) -> Result<()> {
+    match daemon {
+        Daemon::Gateway(args) => {
+            let config: hawser_gateway::Config = config::load(&args.config)?;
+            process::run("gateway", config.process.clone(), |process| hawser_gateway::run(config, process))
+        }
+        Daemon::Proxy(args) => {
+            let config: hawser_proxy::Config = config::load(&args.config)?;
+            process::run("proxy", config.process.clone(), |process| hawser_proxy::run(config, process))
+        }
+        Daemon::MirrorController(args) => {
+            let config: hawser_mirror_controller::Config = config::load(&args.config)?;
+            process::run("mirror-controller", config.process.clone(), |process| {
+                hawser_mirror_controller::run(config, process)
+            })
+        }
+        Daemon::TrustAnchor(args) => {
+            let config: hawser_trust_anchor::Config = config::load(&args.config)?;
+            process::run("trust-anchor", config.process.clone(), |process| hawser_trust_anchor::run(config, process))
+        }
+    }
 }

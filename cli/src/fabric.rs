@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use hawser_api::objects::Cluster;
+use hawser_api::objects::{Cluster, Object, load};
 use hawser_api::{ClusterName, SpiffeId, TrustDomain};
 use serde::Deserialize;
 
@@ -102,7 +102,7 @@ fn cluster(folder: &Path) -> Result<Option<Declared>> {
     let mut found: Option<(PathBuf, Cluster)> = None;
     for path in documents(folder)? {
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        for cluster in clusters_in(&text).with_context(|| path.display().to_string())? {
+        for cluster in clusters_in(&path, &text)? {
             if let Some((other, _)) = &found {
                 bail!(
                     "{}: a second Cluster document beside {}\nhint: a folder is one cluster",
@@ -129,12 +129,22 @@ struct Probe {
 }
 
 /// The Cluster documents of one file. Documents of other kinds are the mirror controller's to judge, broken ones too.
-fn clusters_in(text: &str) -> Result<Vec<Cluster>> {
+fn clusters_in(path: &Path, text: &str) -> Result<Vec<Cluster>> {
     let mut clusters = Vec::new();
     for document in split(text) {
         let kind = serde_saphyr::from_str::<Probe>(&document).ok().and_then(|probe| probe.kind);
-        if kind.as_deref() == Some("Cluster") {
-            clusters.push(serde_saphyr::from_str(&document)?);
+        if kind.as_deref() != Some("Cluster") {
+            continue;
+        }
+        match load::parse(&path.to_string_lossy(), &document) {
+            Ok(objects) => clusters.extend(objects.into_iter().filter_map(|located| match located.object {
+                Object::Cluster(cluster) => Some(cluster),
+                _ => None,
+            })),
+            Err(problems) => {
+                let each = problems.iter().map(|problem| format!("{problem}\nhint: {}", problem.remedy));
+                bail!(each.collect::<Vec<_>>().join("\n"));
+            }
         }
     }
     Ok(clusters)
@@ -224,7 +234,9 @@ mod tests {
         let (_keep, fabric) = fabric(&[("west/cluster.yaml", &text)]);
         let error = format!("{:#}", fabric.unwrap_err());
         assert!(
-            error.contains("west/cluster.yaml") && error.contains("gateway") && error.contains("line 8"),
+            error.contains("west/cluster.yaml")
+                && error.contains("gateway")
+                && error.contains("cluster.yaml:8: spec.gateway"),
             "{error}"
         );
     }

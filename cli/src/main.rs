@@ -1,14 +1,21 @@
 //! `hawser`: run a fabric, look into it, and be each of its daemons.
 
 mod admin;
+mod check;
+mod columns;
 mod daemon;
+mod demo;
 mod echo;
 mod fabric;
+mod get;
 mod http;
+mod page;
 mod print;
+mod process;
 mod state;
 mod trust;
 mod up;
+mod why;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -27,6 +34,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Up(up::Up),
+    Demo(demo::Demo),
+    Get(get::Get),
+    Check(check::Check),
+    Why(why::Why),
+    Process(process::Process),
     Echo(echo::Echo),
     #[command(subcommand)]
     Trust(trust::Trust),
@@ -58,6 +70,11 @@ fn main() -> std::process::ExitCode {
 fn run(command: Command) -> anyhow::Result<std::process::ExitCode> {
     match command {
         Command::Up(args) => up::run(&args)?,
+        Command::Demo(args) => return asking(demo::run(&args)),
+        Command::Get(args) => asking(get::run(&args))?,
+        Command::Check(args) => return asking(check::run(&args)),
+        Command::Why(args) => asking(why::run(&args))?,
+        Command::Process(args) => asking(process::run(&args))?,
         Command::Echo(args) => echo::run(&args)?,
         Command::Trust(command) => trust::run(&command)?,
         Command::Daemon(daemon) => daemon::run(&daemon)?,
@@ -68,6 +85,11 @@ fn run(command: Command) -> anyhow::Result<std::process::ExitCode> {
         Command::RunChild(args) => up::child::become_child(&args)?,
     }
     Ok(std::process::ExitCode::SUCCESS)
+}
+
+/// Runs a command that asks others.
+fn asking<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }
 
 #[cfg(test)]

@@ -1,30 +1,200 @@
-//! The fabric's root and the clusters' intermediates.
-use std::path::{Path, PathBuf};
+//! `hawser trust`: the top of the hierarchy by hand, and what `hawser up` does of it by itself.
+//!
+//! ```text
+//! where the root lives            in the cluster
+//! hawser trust init
+//!                        ◀──────  hawser trust request west --trust-domain west.acme.example
+//! hawser trust intermediate FILE
+//!                        ──────▶  intermediate.crt beside the request, root.crt in <state>/root
+//! ```
 
-use anyhow::Result;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
 use clap::Subcommand;
-use hawser_api::SpiffeId;
+use hawser_api::{ClusterName, SpiffeId, TrustDomain};
+use hawser_runtime::clock;
+use hawser_trust_anchor::hierarchy::{self, INTERMEDIATE_LIFETIME, names};
+use hawser_trust_anchor::join;
 
 use crate::fabric::Fabric;
-use crate::state::State;
-use crate::up::wanted::Kind;
+use crate::print;
+use crate::state::{State, StateArg};
+
+/// A child uses its join token within a second of its start; the trust anchor may start as late as it does.
+const JOIN_LIFETIME: Duration = Duration::from_secs(600);
 
 /// Make and sign the certificates at the top of the hierarchy.
+///
+/// A fabric has one root, which signs one intermediate a cluster; `hawser up` makes both when it runs a whole fabric.
+/// These commands do it by hand, so that the root's key can stay on a machine of its own.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Trust {
-    /// Make the root.
-    Init,
+    /// Make a fabric's root in the state directory: root/root.key and root/root.crt.
+    Init {
+        #[command(flatten)]
+        state: StateArg,
+        /// A name for people, shown in the root's subject.
+        #[arg(long, default_value = "hawser")]
+        name: String,
+    },
+    /// Make a cluster's key and a request for its intermediate; the key stays here.
+    Request {
+        /// The cluster.
+        cluster: ClusterName,
+        /// Its trust domain, <cluster>.<fabric domain>.
+        #[arg(long, value_name = "DOMAIN")]
+        trust_domain: TrustDomain,
+        #[command(flatten)]
+        state: StateArg,
+    },
+    /// Sign a request with the root in the state directory; writes intermediate.crt beside it.
+    Intermediate {
+        /// The request, intermediate.csr.
+        #[arg(value_name = "FILE")]
+        request: PathBuf,
+        /// Refuse a request for any other trust domain.
+        #[arg(long, value_name = "DOMAIN")]
+        trust_domain: Option<TrustDomain>,
+        #[command(flatten)]
+        state: StateArg,
+    },
 }
 
-pub(crate) fn run(_command: &Trust) -> Result<()> {
-    anyhow::bail!("not yet")
-}
-
-pub(crate) fn register(_store: &Path, _kind: Kind, _identity: &SpiffeId) -> Result<String> {
-    Ok("0".into())
-}
-
-pub(crate) fn ensure(_state: &State, _fabric: &Fabric, _alone: bool) -> Result<()> {
-    let _ = PathBuf::new();
+/// Runs one of the commands.
+pub(crate) fn run(command: &Trust) -> Result<()> {
+    match command {
+        Trust::Init { state, name } => {
+            let state = State::create(&state.state)?;
+            let path = hierarchy::init_root(&state.root_directory(), name, clock::now())?;
+            print::out(path.display());
+            print::note("keep root.key offline when the clusters have their intermediates; root.crt is public");
+        }
+        Trust::Request { cluster, trust_domain, state } => {
+            let store = State::create(&state.state)?.cluster(cluster)?.trust_anchor();
+            print::out(hierarchy::make_csr(&store, trust_domain)?.display());
+            print::note("hint: where the root is: hawser trust intermediate FILE; then bring intermediate.crt back");
+        }
+        Trust::Intermediate { request, trust_domain, state } => {
+            let state = State::existing(&state.state)?;
+            let root = state.root_directory();
+            let signed = hierarchy::sign_intermediate(&root, request, trust_domain.as_ref(), clock::now())?;
+            print::out(signed.path.display());
+            print::note(format!("an intermediate of {} until {}", signed.domain, day(signed.not_after)));
+        }
+    }
     Ok(())
+}
+
+fn day(time: std::time::SystemTime) -> String {
+    jiff::Timestamp::try_from(time).map_or_else(|_| "-".to_owned(), |time| time.strftime("%Y-%m-%d").to_string())
+}
+
+/// Registers a one-time join token with a cluster's trust anchor.
+pub(crate) fn register(store: &Path, identity: &SpiffeId) -> Result<String> {
+    Ok(join::register(store, identity, JOIN_LIFETIME, clock::now())?)
+}
+
+/// Sees to it that every cluster has an intermediate. A whole fabric without a root gets one; a cluster that runs alone
+/// belongs to somebody's fabric, so a root of its own would only look as if it worked.
+pub(crate) fn ensure(state: &State, fabric: &Fabric, alone: bool) -> Result<()> {
+    let root = state.root_directory();
+    let has_key = root.join(names::ROOT_KEY).exists();
+    for declared in fabric.values() {
+        let store = state.cluster(&declared.name)?.trust_anchor();
+        let certificate = store.join(names::INTERMEDIATE_CERTIFICATE);
+        let there = certificate.exists() && state.root_certificate().exists();
+        if there && !(has_key && is_old(&certificate)) {
+            continue;
+        }
+        if alone && !has_key {
+            bail!(by_hand(state, &declared.name, &declared.trust_domain));
+        }
+        if !root.join(names::ROOT_KEY).exists() {
+            hierarchy::init_root(&root, declared.cluster.spec.fabric_domain.as_str(), clock::now())?;
+            print::note(format!("made a root for {} in {}", declared.cluster.spec.fabric_domain, root.display()));
+        }
+        let sign = || {
+            let request = hierarchy::make_csr(&store, &declared.trust_domain)?;
+            hierarchy::sign_intermediate(&root, &request, Some(&declared.trust_domain), clock::now())
+        };
+        sign().with_context(|| format!("the intermediate of {}", declared.name))?;
+    }
+    Ok(())
+}
+
+/// Two thirds of an intermediate's life have passed since it was written.
+fn is_old(certificate: &Path) -> bool {
+    let written = std::fs::metadata(certificate).and_then(|about| about.modified());
+    written.is_ok_and(|written| written + INTERMEDIATE_LIFETIME * 2 / 3 < clock::now())
+}
+
+fn by_hand(state: &State, cluster: &ClusterName, domain: &TrustDomain) -> String {
+    let at = state.path().display();
+    format!(
+        "{cluster} has no intermediate certificate, and there is no root key in {at}/root to sign one\n\
+         hint: to hang under a fabric's root:\n\
+         \x20 1. here:                  hawser trust request {cluster} --trust-domain {domain} --state {at}\n\
+         \x20 2. where the root lives:  hawser trust intermediate intermediate.csr   (made by `hawser trust init`)\n\
+         \x20 3. here again:            intermediate.crt into {at}/{cluster}/trust-anchor, root.crt into {at}/root\n\
+         or, for a fabric of this cluster alone: hawser trust init --state {at}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fabric;
+
+    fn fabric(directory: &Path) -> Fabric {
+        for name in ["west", "east"] {
+            let text = format!(
+                "apiVersion: hawser.dev/v1alpha1\nkind: Cluster\nmetadata: {{name: {name}}}\nspec: {{fabricDomain: acme.example}}\n"
+            );
+            std::fs::create_dir_all(directory.join(name)).unwrap();
+            std::fs::write(directory.join(name).join("cluster.yaml"), text).unwrap();
+        }
+        fabric::read(directory, None).unwrap()
+    }
+
+    #[test]
+    fn a_whole_fabric_gets_a_root_and_an_intermediate_a_cluster_and_keeps_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let fabric = fabric(directory.path());
+        let state = State::create(&directory.path().join("s")).unwrap();
+        ensure(&state, &fabric, false).unwrap();
+        let certificate = state.path().join("west/trust-anchor/intermediate.crt");
+        let before = std::fs::read(&certificate).unwrap();
+        ensure(&state, &fabric, false).unwrap();
+        assert_eq!(std::fs::read(&certificate).unwrap(), before);
+        assert!(state.path().join("east/trust-anchor/intermediate.crt").exists());
+    }
+
+    #[test]
+    fn a_cluster_alone_without_a_root_is_told_the_way_and_the_way_works() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut fabric = fabric(directory.path());
+        fabric.retain(|name, _| name.as_str() == "west");
+        let here = State::create(&directory.path().join("here")).unwrap();
+        let error = ensure(&here, &fabric, true).unwrap_err().to_string();
+        assert!(error.contains("hawser trust request west --trust-domain west.acme.example"), "{error}");
+
+        let there = State::create(&directory.path().join("there")).unwrap();
+        let arg = |state: &State| StateArg { state: state.path().to_owned() };
+        run(&Trust::Init { state: arg(&there), name: "acme".into() }).unwrap();
+        let trust_domain: TrustDomain = "west.acme.example".parse().unwrap();
+        run(&Trust::Request {
+            cluster: "west".parse().unwrap(),
+            trust_domain: trust_domain.clone(),
+            state: arg(&here),
+        })
+        .unwrap();
+        let store = here.path().join("west/trust-anchor");
+        let request = store.join("intermediate.csr");
+        run(&Trust::Intermediate { request, trust_domain: Some(trust_domain), state: arg(&there) }).unwrap();
+        hawser_runtime::file::private_directory(&here.root_directory()).unwrap();
+        std::fs::copy(there.root_certificate(), here.root_certificate()).unwrap();
+        ensure(&here, &fabric, true).unwrap();
+    }
 }

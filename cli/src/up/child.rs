@@ -10,7 +10,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 /// A longer line is passed on in pieces: memory stays bounded whatever a workload prints.
 const LINE_MAX: usize = 16 * 1024;
@@ -44,9 +44,11 @@ pub(crate) fn become_child(args: &RunChild) -> Result<()> {
     Err(error).with_context(|| format!("cannot start {program}\nhint: is it installed and on the PATH?"))
 }
 
-/// Starts a command as our child, in a process group of its own: Ctrl-C on our terminal is ours to pass on.
-pub(crate) fn start(command: &[String]) -> Result<Child> {
-    Command::new(SELF)
+/// A command as our child, in a process group of its own: Ctrl-C on our terminal is ours to pass on. It must be started
+/// by a thread that lives as long as the child may.
+pub(crate) fn command(command: &[String]) -> Command {
+    let mut child = Command::new(SELF);
+    child
         .arg("run-child")
         .arg("--parent")
         .arg(std::process::id().to_string())
@@ -56,9 +58,8 @@ pub(crate) fn start(command: &[String]) -> Result<Child> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .context("cannot start a child process")
+        .kill_on_drop(true);
+    child
 }
 
 /// Sends a signal to a process that is known to be ours.

@@ -11,7 +11,7 @@ pub(crate) mod control;
 mod fleet;
 mod log;
 mod ready;
-mod screen;
+pub(crate) mod screen;
 mod stale;
 mod supervise;
 pub(crate) mod wanted;

@@ -100,7 +100,7 @@ impl Supervised {
     /// One life, from the join token to the last line of output.
     async fn live(&self, wish: &mut watch::Receiver<Wish>, standing: &watch::Sender<Standing>) -> Result<End> {
         self.prepare()?;
-        let mut child = child::start(&self.wanted.command)?;
+        let mut child = child::command(&self.wanted.command).spawn().context("cannot start a child process")?;
         standing.send_modify(|standing| standing.pid = child.id());
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let output = async {
@@ -125,7 +125,7 @@ impl Supervised {
         }
         if let Some((identity, path)) = &self.wanted.join {
             let store = self.state.cluster(&self.wanted.id.cluster)?.trust_anchor();
-            let token = crate::trust::register(&store, self.wanted.id.kind, identity)?;
+            let token = crate::trust::register(&store, identity)?;
             hawser_runtime::file::replace(path, token.as_bytes())
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
