@@ -29,7 +29,7 @@ use crate::table::{Backend, Destination, Tables};
 
 pub(crate) use connect::{Reached, expect, hold, in_time, through_gateway};
 pub(crate) use member::{Hold, Member, Session, Ticket};
-pub(crate) use pool::Pool;
+pub(crate) use pool::{NoPlace, Pool};
 
 /// How often sessions are looked after: certificates, ejections that are over, endpoints that are missing.
 const TEND: Duration = Duration::from_millis(200);

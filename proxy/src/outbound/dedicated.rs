@@ -10,13 +10,12 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::App;
-use super::retry::PLACES_MAX;
+use super::http::Search;
 use super::target::Leg;
-use super::tcp::{Carried, nobody};
+use super::tcp::Carried;
 use crate::balance::Failure;
 use crate::dial;
-use crate::route::Tried;
-use crate::session::{self, Hold, Member, Pool, Reached};
+use crate::session::{self, Hold, Member, NoPlace, Pool, Reached};
 use crate::streams::Path;
 use crate::table::Reach;
 
@@ -69,33 +68,24 @@ impl Drop for Visit {
 
 /// Opens a session, wherever one can be had.
 pub(super) async fn open(app: &Arc<App>) -> Result<Opened, Refusal> {
-    let (mut backends, mut members) = (Tried::default(), Vec::new());
-    let mut last: Option<Refusal> = None;
-    for _ in 0..PLACES_MAX {
-        let (choice, leg, destination) = {
-            let plan = app.target.plan();
-            match plan.route(backends) {
-                Ok((choice, leg)) => (choice, leg.clone(), plan.destination.clone()),
-                Err(refusal) => return Err(last.unwrap_or(refusal)),
-            }
-        };
+    let mut search = Search::default();
+    loop {
+        let (leg, choice) = search.backend(app)?;
         let local = matches!(leg.pool.backend().reach, Reach::Local(_));
-        let member = if local { leg.pool.choose(Instant::now(), &members, choice.last_resort) } else { None };
-        match member {
-            Some(ref member) => members.push(member.number),
-            // All that may serve were tried, or the gateways have chosen for us.
-            None => backends.mark(&destination, choice.position),
-        }
-        if local && member.is_none() {
-            continue;
-        }
-        match to(app, &leg, member).await {
+        let chosen = leg.pool.choose(Instant::now(), search.members(), choice.last_resort);
+        let member = chosen.filter(|_| local);
+        let number = member.as_ref().map(|member| member.number);
+        let outcome = match member {
+            None if local => Err(leg.pool.nobody()),
+            // Behind gateways they choose for us.
+            member => to(app, &leg, member).await,
+        };
+        match outcome {
             Ok(opened) => return Ok(opened),
             Err(refusal) if !refusal.code.retry_elsewhere() => return Err(refusal),
-            Err(refusal) => last = Some(refusal),
+            Err(refusal) => search.failed(app, choice, NoPlace { refusal, member: number })?,
         }
     }
-    Err(last.unwrap_or_else(|| nobody(app)))
 }
 
 /// Opens a session to this endpoint, or to one that a gateway chooses.

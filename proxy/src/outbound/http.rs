@@ -24,8 +24,8 @@ use super::trip::Trip;
 use super::{App, upgrade};
 use crate::balance;
 use crate::headers;
-use crate::route::Tried;
-use crate::session::Ticket;
+use crate::route::{Choice, Tried};
+use crate::session::{NoPlace, Ticket};
 
 /// Head bytes of an application's HTTP/1 request: what the far side takes, with room for what the proxies add.
 const HEAD_MAX: usize = 56 << 10;
@@ -203,35 +203,55 @@ pub(super) struct Search {
     backends: Tried,
     members: Vec<u64>,
     places: u32,
+    /// Everything was tried as it should be: once more, also what is ejected, and with all patience.
+    desperate: bool,
     last: Option<Refusal>,
 }
 
 impl Search {
-    /// The next place, or the reason why there is none.
-    pub(super) async fn place(&mut self, app: &App) -> Result<(Arc<Leg>, Ticket), Refusal> {
+    /// The next backend and whether it is to be asked as a last resort, or the reason why there is none.
+    pub(super) fn backend(&mut self, app: &App) -> Result<(Arc<Leg>, Choice), Refusal> {
+        let plan = app.target.plan();
         loop {
-            let (choice, leg, destination) = {
-                let plan = app.target.plan();
-                match plan.route(self.backends) {
-                    Ok((choice, leg)) => (choice, leg.clone(), plan.destination.clone()),
-                    Err(refusal) => return Err(self.last.take().unwrap_or(refusal)),
+            match plan.route(self.backends) {
+                Ok((choice, leg)) => {
+                    let last_resort = choice.last_resort || self.desperate;
+                    return Ok((leg.clone(), Choice { last_resort, ..choice }));
                 }
-            };
-            self.places += 1;
-            match leg.pool.place(&app.context, &self.members, choice.last_resort).await {
-                Ok(ticket) => return Ok((leg, ticket)),
-                Err(no) => {
-                    match no.member {
-                        Some(member) => self.members.push(member),
-                        None => self.backends.mark(&destination, choice.position),
-                    }
-                    if self.places >= PLACES_MAX {
-                        return Err(no.refusal);
-                    }
-                    self.last = Some(no.refusal);
+                // The last failure says more than that all were tried.
+                Err(refusal) if self.desperate || self.places == 0 => return Err(self.last.take().unwrap_or(refusal)),
+                Err(_) => {
+                    self.desperate = true;
+                    self.backends = Tried::default();
+                    self.members.clear();
                 }
             }
         }
+    }
+
+    /// The next place, or the reason why there is none.
+    pub(super) async fn place(&mut self, app: &App) -> Result<(Arc<Leg>, Ticket), Refusal> {
+        loop {
+            let (leg, choice) = self.backend(app)?;
+            match leg.pool.place(&app.context, &self.members, choice.last_resort).await {
+                Ok(ticket) => return Ok((leg, ticket)),
+                Err(no) => self.failed(app, choice, no)?,
+            }
+        }
+    }
+
+    /// A place was not to be had; says when enough were asked for.
+    pub(super) fn failed(&mut self, app: &App, choice: Choice, no: NoPlace) -> Result<(), Refusal> {
+        self.places += 1;
+        match no.member {
+            Some(member) => self.members.push(member),
+            None => self.backends.mark(&app.target.plan().destination, choice.position),
+        }
+        // That nobody is left says less than what was wrong with those that were there.
+        if self.last.is_none() || no.refusal.code != Code::NoEndpoint {
+            self.because(no.refusal);
+        }
+        if self.places < PLACES_MAX { Ok(()) } else { Err(self.last.take().unwrap_or_else(|| nobody(app))) }
     }
 
     /// What the caller is told when nothing is left.
@@ -243,6 +263,16 @@ impl Search {
     pub(super) fn avoid(&mut self, ticket: &Ticket) {
         self.members.push(ticket.member.number);
     }
+
+    /// Endpoints that are not to be tried again.
+    pub(super) fn members(&self) -> &[u64] {
+        &self.members
+    }
+}
+
+fn nobody(app: &App) -> Refusal {
+    let message = format!("no endpoint of {} could be reached", app.target.label);
+    Refusal::new(Code::NoEndpoint, message, "see the proxy's /destinations page")
 }
 
 /// What came of a try.
@@ -312,6 +342,7 @@ impl Journey {
 
     fn book(&self, trip: &Trip, ticket: &mut Ticket, failure: balance::Failure) {
         if ticket.failed(failure) {
+            trip.changed();
             let what = if failure == balance::Failure::Answer { "answers" } else { "connection" };
             trip.app.context.metrics.ejected(&trip.app.target.label, what);
         }

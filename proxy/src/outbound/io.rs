@@ -41,7 +41,10 @@ impl AppIo {
 
     /// The end was read: says it now, or later.
     fn end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.from.as_ref().is_none_or(|from| from.in_flight.load(Ordering::Relaxed) == 0) {
+        let due = |from: &Arc<App>| {
+            from.in_flight.load(Ordering::Relaxed) > 0 && !from.switched.load(Ordering::Relaxed)
+        };
+        if !self.from.as_ref().is_some_and(due) {
             return Poll::Ready(Ok(()));
         }
         let timer = self.ended.get_or_insert_with(|| Box::pin(tokio::time::sleep(HALF_CLOSED)));

@@ -23,7 +23,7 @@ mod upgrade;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use tokio::net::TcpStream;
 
@@ -40,6 +40,8 @@ struct App {
     client: SocketAddr,
     /// HTTP requests that have not been answered to their end.
     in_flight: AtomicU32,
+    /// It is no HTTP connection any more.
+    switched: AtomicBool,
 }
 
 /// Carries one connection of an application to a destination's port, until it ends.
@@ -65,7 +67,7 @@ pub async fn carry(
             return;
         }
     };
-    let from = Arc::new(App { context, target, client, in_flight: AtomicU32::new(0) });
+    let from = Arc::new(App { context, target, client, in_flight: AtomicU32::new(0), switched: AtomicBool::new(false) });
     match protocol {
         Protocol::Opaque => tcp::carry(&from, app, early).await,
         Protocol::Http1 => http::carry1(from, io::AppIo::new(app, early)).await,

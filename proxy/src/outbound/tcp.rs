@@ -126,9 +126,3 @@ pub(super) fn refuse(app: &App, socket: &TcpStream, refusal: &Refusal, begun: In
     };
     record(&live, &Outcome { refusal: Some(refusal.code), ended: "refused", ..Outcome::default() });
 }
-
-/// A place that nobody could give.
-pub(super) fn nobody(app: &App) -> Refusal {
-    let message = format!("no endpoint of {} could be reached", app.target.label);
-    Refusal::new(Code::NoEndpoint, message, "see the proxy's /destinations page")
-}

@@ -78,6 +78,13 @@ impl Trip {
         tracing::debug!(destination = &*self.app.target.label, client = %self.app.client, %refusal, "refused");
     }
 
+    /// The endpoint's standing has changed: the next request is routed by it.
+    pub(super) fn changed(&self) {
+        if let Some(leg) = &self.leg {
+            leg.pool.refresh(Instant::now());
+        }
+    }
+
     /// Its answer has come to its end.
     pub(super) fn completed(&mut self) {
         self.complete = true;

@@ -119,6 +119,7 @@ fn switch(
     let theirs = upgrade::on(&mut response);
     let process = trip.app.context.process.clone();
     let http2 = trip.http2;
+    trip.app.switched.store(true, Ordering::Relaxed);
     process.spawn(async move {
         let mut trip = trip;
         match tokio::try_join!(ours, theirs) {

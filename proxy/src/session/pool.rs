@@ -163,7 +163,7 @@ impl Pool {
     }
 
     /// Computes [`health`](Self::health) anew.
-    pub(super) fn refresh(&self, now: Instant) {
+    pub(crate) fn refresh(&self, now: Instant) {
         let members = self.members.load();
         let well = members.iter().filter(|m| m.cost(now).is_some() || m.load.standing(now) == Standing::Probation);
         let well = well.count();
@@ -223,7 +223,7 @@ impl Pool {
     /// No member will do: opens a session to any endpoint, if this is a peer's.
     async fn far(self: &Arc<Self>, context: &Arc<Context>, last_resort: bool) -> Result<Ticket, NoPlace> {
         let local = matches!(self.state.lock().backend.reach, Reach::Local(_));
-        let refused = if local { Some(nobody(&self.target)) } else { self.paused(last_resort) };
+        let refused = if local { Some(self.nobody()) } else { self.paused(last_resort) };
         if let Some(refusal) = refused {
             return Err(NoPlace { refusal, member: None });
         }
@@ -234,6 +234,12 @@ impl Pool {
             Ok(Err(refusal)) => Err(NoPlace { refusal, member: None }),
             Err(_) => Err(NoPlace { refusal: slow(&self.target, patience), member: None }),
         }
+    }
+
+    /// Why there is no place when no member will do.
+    pub(crate) fn nobody(&self) -> Refusal {
+        let message = format!("no endpoint of {} takes new work", self.target);
+        Refusal::new(Code::NoEndpoint, message, "check that its workloads and their proxies run")
     }
 
     /// The refusal of a backend that could not be reached a moment ago: [`tend`](Self::tend) asks it again, and waiting
@@ -399,11 +405,6 @@ fn percent(part: usize, whole: usize) -> u8 {
     // One of a thousand is not none.
     let percent = (part.min(whole) * 100).div_ceil(whole);
     u8::try_from(percent).unwrap_or(100)
-}
-
-fn nobody(target: &ServicePort) -> Refusal {
-    let message = format!("no endpoint of {target} takes new work");
-    Refusal::new(Code::NoEndpoint, message, "check that its workloads and their proxies run")
 }
 
 fn slow(target: &ServicePort, after: Duration) -> Refusal {

@@ -5,3 +5,5 @@
 mod basics;
 mod http;
 mod support;
+mod trouble;
+mod upgrade;
