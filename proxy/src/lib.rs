@@ -182,6 +182,8 @@ const STATUS: Duration = Duration::from_secs(5);
 fn pages(inbound: &Arc<Inbound>, bound: channel::Receiver<Arc<Bound>>) {
     let context = inbound.context();
     let pages = &context.process.pages;
+    let (destinations, doors) = (context.clone(), bound.clone());
+    pages.add("/destinations", move |_| outbound::page::destinations(&destinations, &doors.borrow()));
     pages.add("/listeners", move |_| bound.borrow().page());
     let streams = context.streams.clone();
     pages.add("/streams", move |_| streams.page());

@@ -72,25 +72,26 @@ impl Socks {
     /// Accepts until the process drains.
     pub async fn serve(self: Arc<Self>, listener: TcpListener) {
         let drain = self.context.process.drain.clone();
-        let accept = async {
-            loop {
-                let Ok(place) = self.room.clone().acquire_owned().await else { return };
-                match listener.accept().await {
-                    Ok((app, client)) => {
-                        let socks = self.clone();
-                        self.context.process.spawn(async move {
-                            socks.connection(app, client).await;
-                            drop(place);
-                        });
-                    }
-                    Err(error) => {
-                        tracing::debug!(%error, "accept failed");
-                        tokio::time::sleep(PAUSE).await;
-                    }
+        drain.run_until_cancelled(self.accept(&listener)).await;
+    }
+
+    async fn accept(self: &Arc<Self>, listener: &TcpListener) {
+        loop {
+            let Ok(place) = self.room.clone().acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((app, client)) => {
+                    let socks = self.clone();
+                    self.context.process.spawn(async move {
+                        socks.connection(app, client).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "accept failed");
+                    tokio::time::sleep(PAUSE).await;
                 }
             }
-        };
-        drain.run_until_cancelled(accept).await;
+        }
     }
 
     async fn connection(&self, mut app: TcpStream, client: SocketAddr) {

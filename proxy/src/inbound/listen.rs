@@ -4,15 +4,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use h2::Reason;
+use h2::server::Connection;
 use hawser_api::Code;
-use hawser_tunnel::sealed::{self, Accepted, SharedServer};
+use hawser_tunnel::sealed::{self, Accepted, SealedStream, SharedServer};
 use hawser_tunnel::stream::TunnelStream;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+use super::sessions::Session;
 use super::{Inbound, request, tcp};
 use crate::streams::Direction;
 
@@ -25,9 +28,11 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(50);
 /// How often idle connections to applications are looked at.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// A caller is asked to open another session this long before its certificate ends, so that streams can end by
-/// themselves.
+/// A caller is asked to open another session this long before its certificate ends (or a tenth of what is left, if that
+/// is less), so that streams can end by themselves.
 const EARLY: Duration = Duration::from_secs(60);
+/// For the last frame of a session that is ended.
+const GOODBYE: Duration = Duration::from_millis(100);
 /// What streams need to notice that their session is over and to leave their records.
 const AFTERWARDS: Duration = Duration::from_secs(5);
 /// A caller that is gone without a word is noticed after some 30 s, and its applications' connections with it.
@@ -90,10 +95,7 @@ impl Inbound {
             Err(refusal) => {
                 tracing::warn!(client_id = %peer.id(), %refusal, "a session was refused");
                 self.context.metrics.refused(Direction::Inbound, refusal.code);
-                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                let closed = std::future::poll_fn(|cx| connection.poll_closed(cx));
-                let _ = tokio::time::timeout(HANDSHAKE, closed).await;
-                return;
+                return close(connection, Reason::ENHANCE_YOUR_CALM).await;
             }
         };
         let session = guard.session.clone();
@@ -101,42 +103,61 @@ impl Inbound {
         if !self.context.credentials.still_trusts(&peer) {
             session.cut(Code::NotLinked);
         }
-        let drain = self.context.process.drain.clone();
-        let mut leaving = false;
-        let early = tokio::time::sleep(session.remaining().saturating_sub(EARLY));
-        let end = tokio::time::sleep(session.remaining());
-        tokio::pin!(early, end);
         let mut streams = JoinSet::new();
+        self.streams(&session, &mut connection, &mut streams).await;
+        // Fails the streams, which then leave their records.
+        if session.cut.is_cancelled() {
+            close(connection, Reason::CANCEL).await;
+        } else {
+            drop(connection);
+        }
+        let ended = async { while streams.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(AFTERWARDS, ended).await;
+    }
+
+    /// Takes streams until the session ends, is cut, or its caller's certificate ends.
+    async fn streams(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        connection: &mut Connection<SealedStream, Bytes>,
+        streams: &mut JoinSet<()>,
+    ) {
+        let leave = self.leave(session);
+        let end = tokio::time::sleep(session.remaining());
+        tokio::pin!(leave, end);
+        let mut leaving = false;
         loop {
             tokio::select! {
                 biased;
-                () = session.cut.cancelled() => break,
+                () = session.cut.cancelled() => return,
                 () = &mut end => session.cut(Code::NotLinked),
-                () = async { tokio::select! { () = drain.cancelled() => {}, () = &mut early => {} } }, if !leaving => {
+                () = &mut leave, if !leaving => {
                     leaving = true;
                     connection.graceful_shutdown();
                 }
                 Some(_) = streams.join_next(), if !streams.is_empty() => {}
-                accepted = connection.accept() => match accepted {
-                    Some(Ok((request, respond))) => {
-                        streams.spawn(request::serve(self.clone(), session.clone(), request, respond));
-                    }
-                    Some(Err(error)) => {
-                        tracing::debug!(client_id = %peer.id(), %error, "a shared session ended");
-                        break;
-                    }
-                    None => break,
-                },
+                accepted = connection.accept() => {
+                    let Some(Ok((request, respond))) = accepted else { return };
+                    streams.spawn(request::serve(self.clone(), session.clone(), request, respond));
+                }
             }
         }
-        if session.cut.is_cancelled() {
-            connection.abrupt_shutdown(Reason::CANCEL);
-            let closed = std::future::poll_fn(|cx| connection.poll_closed(cx));
-            let _ = tokio::time::timeout(PAUSE, closed).await;
-        }
-        // Fails the streams, which then leave their records.
-        drop(connection);
-        let ended = async { while streams.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(AFTERWARDS, ended).await;
     }
+
+    /// Waits until callers should open another session: this process drains, or the caller's certificate ends soon.
+    async fn leave(&self, session: &Session) {
+        let remaining = session.remaining();
+        let early = tokio::time::sleep(remaining.saturating_sub(EARLY.min(remaining / 10)));
+        tokio::select! {
+            () = self.context.process.drain.cancelled() => {}
+            () = early => {}
+        }
+    }
+}
+
+/// Ends a session at once, and says why if the caller reads.
+async fn close(mut connection: Connection<SealedStream, Bytes>, reason: Reason) {
+    connection.abrupt_shutdown(reason);
+    let closed = std::future::poll_fn(|cx| connection.poll_closed(cx));
+    let _ = tokio::time::timeout(GOODBYE, closed).await;
 }

@@ -61,7 +61,7 @@ async fn grpc_goes_through_with_trailers_te_and_identity() {
         let mut trailers = http::HeaderMap::new();
         trailers.insert("grpc-status", "0".parse().unwrap());
         send.send_trailers(trailers).unwrap();
-        drive
+        drive.abort_handle()
     };
     let (answer, drive) = tokio::join!(answer(response), serve);
     let answer = answer.unwrap();
