@@ -359,7 +359,8 @@ mod tests {
     fn oracle(samples: &[(u64, u64)]) -> f64 {
         let mut average: Option<f64> = None;
         for (gap, sample) in samples {
-            let (gap, sample) = (Duration::from_millis(*gap).as_secs_f64(), Duration::from_millis(*sample).as_secs_f64());
+            let (gap, sample) =
+                (Duration::from_millis(*gap).as_secs_f64(), Duration::from_millis(*sample).as_secs_f64());
             average = Some(match average {
                 None => sample,
                 Some(average) => {

@@ -246,7 +246,12 @@ pub fn parse_refusal(code: Code, body: &str) -> Refusal {
     let (message, remedy) = body.split_once("\nhint: ").unwrap_or((body, ""));
     let prefix = format!("hawser: {code}: ");
     let message = message.strip_prefix(prefix.as_str()).unwrap_or(message).to_owned();
-    let wire = hawser_api::proto::tunnel::Refused { code: code.to_string(), message, remedy: remedy.to_owned(), retry_after_ms: 0 };
+    let wire = hawser_api::proto::tunnel::Refused {
+        code: code.to_string(),
+        message,
+        remedy: remedy.to_owned(),
+        retry_after_ms: 0,
+    };
     Refusal::from_wire(&wire)
 }
 
@@ -308,7 +313,9 @@ mod tests {
         spellings.extend(IDENTITY_HEADERS.iter().map(|name| name.replace('-', "_")));
         spellings.extend(IDENTITY_HEADERS.iter().map(|name| name.to_ascii_uppercase()));
         spellings.extend(IDENTITY_HEADERS.iter().map(|name| name.replacen('-', "_", 1)));
-        spellings.extend(["x-spiffe-anything", "X_SPIFFE_jwt", HEADER_TARGET, HEADER_VERSION, HEADER_CARRIES].map(Into::into));
+        spellings.extend(
+            ["x-spiffe-anything", "X_SPIFFE_jwt", HEADER_TARGET, HEADER_VERSION, HEADER_CARRIES].map(Into::into),
+        );
         for name in spellings {
             let mut headers = map(&[(&name, "spiffe://evil/a"), (&name, "again"), ("x-kept", "1"), ("x_kept", "1")]);
             strip_identity(&mut headers);

@@ -201,8 +201,7 @@ impl Metrics {
         };
         let request = |status_class| {
             let RouteLabels { direction, destination, cluster } = labels.clone();
-            self.requests
-                .get_or_create_owned(&RequestLabels { direction, destination, cluster, status_class })
+            self.requests.get_or_create_owned(&RequestLabels { direction, destination, cluster, status_class })
         };
         RouteMetrics {
             requests: CLASSES.map(request),

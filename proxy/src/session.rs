@@ -128,7 +128,8 @@ impl Sessions {
 
     /// Takes a session out of use that has no use, or rests on a certificate that ends soon or has a successor.
     fn review(&self, context: &Context, member: &Arc<Member>, session: &Arc<Session>, now: Instant) {
-        let unused = session.idle_since().is_some_and(|since| now.saturating_duration_since(since) > context.settings.idle);
+        let unused =
+            session.idle_since().is_some_and(|since| now.saturating_duration_since(since) > context.settings.idle);
         let own = context.credentials.identity();
         let renewed = own.is_some_and(|identity| identity.not_after() != session.hold.life.own_not_after);
         if unused || renewed || connect::is_past(session.hold.life.retire_at) {

@@ -18,7 +18,10 @@ use crate::session::Ticket;
 /// An answer's body.
 pub(super) enum Answer {
     /// Hawser's own.
-    Own(Option<Bytes>, #[expect(dead_code, reason = "kept until the answer has been sent: its end is the trip's")] Trip),
+    Own(
+        Option<Bytes>,
+        #[expect(dead_code, reason = "kept until the answer has been sent: its end is the trip's")] Trip,
+    ),
     /// None: the connection becomes something else.
     Empty,
     /// From a stream of a shared session.

@@ -352,7 +352,11 @@ impl Journey {
         let cut = ticket.session.hold.cut_because();
         let one_stream = error.is_reset() && error.is_remote();
         let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
-        self.book(trip, &mut ticket, if one_stream && !refused { balance::Failure::Answer } else { balance::Failure::Connection });
+        self.book(
+            trip,
+            &mut ticket,
+            if one_stream && !refused { balance::Failure::Answer } else { balance::Failure::Connection },
+        );
         if !one_stream {
             ticket.retire();
         }
@@ -367,7 +371,8 @@ impl Journey {
         }
         let code = cut.unwrap_or(Code::EndpointUnreachable);
         let endpoint = &ticket.member.id;
-        let message = format!("endpoint {endpoint} of {} ended the request without an answer: {error}", trip.app.target.label);
+        let message =
+            format!("endpoint {endpoint} of {} ended the request without an answer: {error}", trip.app.target.label);
         Attempt::Refused(Refusal::new(code, message, "see the log of the server and of the proxy beside it"))
     }
 

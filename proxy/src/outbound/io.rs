@@ -41,9 +41,8 @@ impl AppIo {
 
     /// The end was read: says it now, or later.
     fn end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let due = |from: &Arc<App>| {
-            from.in_flight.load(Ordering::Relaxed) > 0 && !from.switched.load(Ordering::Relaxed)
-        };
+        let due =
+            |from: &Arc<App>| from.in_flight.load(Ordering::Relaxed) > 0 && !from.switched.load(Ordering::Relaxed);
         if !self.from.as_ref().is_some_and(due) {
             return Poll::Ready(Ok(()));
         }

@@ -67,7 +67,8 @@ pub async fn carry(
             return;
         }
     };
-    let from = Arc::new(App { context, target, client, in_flight: AtomicU32::new(0), switched: AtomicBool::new(false) });
+    let from =
+        Arc::new(App { context, target, client, in_flight: AtomicU32::new(0), switched: AtomicBool::new(false) });
     match protocol {
         Protocol::Opaque => tcp::carry(&from, app, early).await,
         Protocol::Http1 => http::carry1(from, io::AppIo::new(app, early)).await,

@@ -39,9 +39,9 @@ struct View<'a> {
 impl View<'_> {
     fn row(&self, doors: Option<&BoundDestination>) -> Value {
         let it = &self.destination;
-        let unavailable = it.unavailable.as_ref().map(|refusal| {
-            json!({ "code": refusal.code.as_str(), "message": refusal.message, "remedy": refusal.remedy })
-        });
+        let unavailable = it.unavailable.as_ref().map(
+            |refusal| json!({ "code": refusal.code.as_str(), "message": refusal.message, "remedy": refusal.remedy }),
+        );
         json!({
             "namespace": it.key.namespace,
             "name": it.key.name,
@@ -69,7 +69,8 @@ impl View<'_> {
 
     /// The tier that the next request would go to.
     fn current(&self) -> usize {
-        let route = |target: &Arc<Target>| target.plan().route(Tried::default()).ok().map(|(choice, _)| choice.position.tier);
+        let route =
+            |target: &Arc<Target>| target.plan().route(Tried::default()).ok().map(|(choice, _)| choice.position.tier);
         self.used.iter().find_map(route).unwrap_or_default()
     }
 

@@ -77,7 +77,6 @@ pub(crate) fn unprocessed(error: &h2::Error) -> bool {
     refused || (error.is_go_away() && error.is_remote())
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

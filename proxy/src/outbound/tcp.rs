@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hawser_api::{Code, Refusal};
+use hawser_api::Refusal;
 use hawser_tunnel::sealed;
 use hawser_tunnel::splice::{Ended, Traffic};
 use socket2::SockRef;

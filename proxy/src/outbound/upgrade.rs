@@ -28,7 +28,11 @@ use crate::session::Ticket;
 const BUFFER: usize = 16 << 10;
 
 /// Carries one such request.
-pub(super) async fn carry(mut trip: Trip, head: Head, mut request: Request<Incoming>) -> Result<Response<Answer>, Abort> {
+pub(super) async fn carry(
+    mut trip: Trip,
+    head: Head,
+    mut request: Request<Incoming>,
+) -> Result<Response<Answer>, Abort> {
     let app = trip.app.clone();
     let ours = upgrade::on(&mut request);
     let trace = head.headers.get(headers::TRACEPARENT).cloned();
@@ -49,8 +53,7 @@ pub(super) async fn carry(mut trip: Trip, head: Head, mut request: Request<Incom
     let connects = *request.method() == Method::CONNECT;
     let response = requests.send_request(request).await?;
     trip.answered(response.status());
-    let switched =
-        response.status() == StatusCode::SWITCHING_PROTOCOLS || (connects && response.status().is_success());
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS || (connects && response.status().is_success());
     Ok(if switched { switch(trip, response, ours, (ticket, traffic)) } else { plain(trip, response, ticket, traffic) })
 }
 

@@ -174,7 +174,10 @@ pub(crate) fn hold(context: &Context, pool: &Pool, peer: &VerifiedPeer) -> Arc<H
     hold
 }
 
-pub(crate) async fn in_time<T>(limit: Duration, connect: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+pub(crate) async fn in_time<T>(
+    limit: Duration,
+    connect: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
     tokio::time::timeout(limit, connect).await.unwrap_or_else(|_| {
         let message = format!("the endpoint's proxy did not finish the handshake within {limit:?}");
         Err(Refusal::new(Code::TimedOut, message, "check that the endpoint's proxy runs and is not overloaded"))
@@ -212,7 +215,11 @@ fn count(context: &Context, pool: &Pool, session: &'static str, failed: Option<&
     if let Some(refusal) = failed {
         tracing::debug!(cluster = %pool.cluster, target = %pool.target, %refusal, "no session");
     }
-    context.metrics.session_opened(pool.cluster.as_str(), session, failed.map_or("ok", |refusal| refusal.code.as_str()));
+    context.metrics.session_opened(
+        pool.cluster.as_str(),
+        session,
+        failed.map_or("ok", |refusal| refusal.code.as_str()),
+    );
 }
 
 /// Whether a certificate that ends then is still good.

@@ -169,9 +169,7 @@ impl Pool {
         let well = well.count();
         let state = self.state.lock();
         let percent = match &state.backend.reach {
-            Reach::Local(endpoints) => {
-                percent(well, endpoints.iter().filter(|e| serves(e, self.target.port)).count())
-            }
+            Reach::Local(endpoints) => percent(well, endpoints.iter().filter(|e| serves(e, self.target.port)).count()),
             Reach::Remote { .. } => {
                 let unreachable = state.trouble.is_some() || !state.peer.as_ref().is_some_and(|peer| peer.alive);
                 let bad = members.len() - well + state.shunned.len();

@@ -152,15 +152,9 @@ async fn an_http_1_0_client_is_answered_as_one() {
 
 #[tokio::test]
 async fn requests_on_one_connection_are_answered_in_order() {
-    let app = App::new(|mut socket| async move {
-        let mut buffer = Vec::new();
-        while let Some(request) = read_request(&mut socket, &mut buffer).await {
-            let path = request.split(' ').nth(1).unwrap().to_owned();
-            // The first is the slowest.
-            tokio::time::sleep(Duration::from_millis(if path == "/0" { 50 } else { 0 })).await;
-            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{path}", path.len());
-            socket.write_all(answer.as_bytes()).await.unwrap();
-        }
+    let app = App::replying(Duration::from_millis(5), |request| {
+        let path = request.split(' ').nth(1).unwrap();
+        Some(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{path}", path.len()))
     })
     .await;
     let (_lab, client, _server) = Lab::beside(&app, "").await;
@@ -199,7 +193,10 @@ async fn a_100_continue_comes_when_the_server_says_so_and_not_before() {
     socket.write_all(b"PUT / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n").await.unwrap();
     within("the request", asked.recv()).await.unwrap();
     let mut early = [0; 1];
-    assert!(tokio::time::timeout(Duration::from_millis(50), socket.peek(&mut early)).await.is_err(), "100 came unasked");
+    assert!(
+        tokio::time::timeout(Duration::from_millis(50), socket.peek(&mut early)).await.is_err(),
+        "100 came unasked"
+    );
     go.send(()).await.unwrap();
     let mut buffer = Vec::new();
     within("100", read_until(&mut socket, &mut buffer, b"HTTP/1.1 100 Continue\r\n\r\n")).await.unwrap();
@@ -316,16 +313,9 @@ async fn large_bodies_go_both_ways_unharmed() {
 async fn two_readings_of_one_request_are_none() {
     let served = Arc::new(AtomicUsize::new(0));
     let count = served.clone();
-    let app = App::new(move |mut socket| {
-        let count = count.clone();
-        async move {
-            let mut buffer = Vec::new();
-            while let Some(request) = read_request(&mut socket, &mut buffer).await {
-                assert!(!request.contains("smuggled"), "{request}");
-                count.fetch_add(1, Ordering::Relaxed);
-                socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
-            }
-        }
+    let app = App::replying(Duration::ZERO, move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        Some("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".into())
     })
     .await;
     let (_lab, client, _server) = Lab::beside(&app, "http").await;
@@ -365,9 +355,13 @@ async fn a_length_beside_chunked_never_lets_a_second_request_through() {
     })
     .await;
     let (_lab, client, _server) = Lab::beside(&app, "").await;
-    for lengths in ["content-length: 4\r\ntransfer-encoding: chunked", "transfer-encoding: chunked\r\ncontent-length: 4"] {
+    for lengths in
+        ["content-length: 4\r\ntransfer-encoding: chunked", "transfer-encoding: chunked\r\ncontent-length: 4"]
+    {
         // By the length the request would end at `0`, and what follows would be another.
-        let request = format!("POST / HTTP/1.1\r\nhost: a\r\n{lengths}\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n");
+        let request = format!(
+            "POST / HTTP/1.1\r\nhost: a\r\n{lengths}\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n"
+        );
         let got = client.exchange(&request).await;
         assert!(got.matches("HTTP/1.1 ").count() <= 1, "{got:?}");
     }

@@ -72,19 +72,30 @@ impl App {
         Self { address, connections, _tasks: tasks }
     }
 
-    /// Answers every HTTP/1 request with these bytes, after reading its head and, by Content-Length, its body.
-    pub(crate) async fn answering(answer: impl Into<Vec<u8>>) -> Self {
-        let answer: Arc<Vec<u8>> = Arc::new(answer.into());
+    /// Answers every HTTP/1 request, read with its Content-Length body, by a function after a delay; hangs up for `None`.
+    pub(crate) async fn replying(
+        delay: Duration,
+        reply: impl Fn(&str) -> Option<String> + Clone + Send + Sync + 'static,
+    ) -> Self {
         Self::new(move |mut socket| {
-            let answer = answer.clone();
+            let reply = reply.clone();
             async move {
                 let mut buffer = Vec::new();
-                while read_request(&mut socket, &mut buffer).await.is_some() {
-                    socket.write_all(&answer).await.unwrap();
+                while let Some(answer) =
+                    read_request(&mut socket, &mut buffer).await.and_then(|request| reply(&request))
+                {
+                    tokio::time::sleep(delay).await;
+                    socket.write_all(answer.as_bytes()).await.unwrap();
                 }
             }
         })
         .await
+    }
+
+    /// Answers every HTTP/1 request with this.
+    pub(crate) async fn answering(answer: impl Into<String>) -> Self {
+        let answer = answer.into();
+        Self::replying(Duration::ZERO, move |_| Some(answer.clone())).await
     }
 
     /// Sends back whatever comes.
@@ -139,8 +150,13 @@ impl Server {
     /// Of an application in this cluster; `app_protocol` as the Service says.
     pub(crate) async fn new(lab: &Lab, cluster: &str, app: SocketAddr, app_protocol: &str) -> Self {
         let credentials = lab.pki.linked(cluster, SERVER, if cluster == "west" { &["east"] } else { &["west"] });
-        let context =
-            Context::new("server".into(), cluster.parse().unwrap(), credentials, Process::detached(), Settings::default());
+        let context = Context::new(
+            "server".into(),
+            cluster.parse().unwrap(),
+            credentials,
+            Process::detached(),
+            Settings::default(),
+        );
         let port: ServicePort = format!("{SERVICE}:80").parse().unwrap();
         let target = InboundTarget { id: "app".into(), address: app, ready: true };
         let inbound = Inbound {
@@ -237,7 +253,10 @@ pub(crate) fn status(answer: &str) -> u16 {
 
 /// What the tables say.
 pub(crate) fn destination_of(tiers: Vec<Vec<Backend>>, app_protocol: &str) -> Destination {
-    let tier = |backends: Vec<Backend>| Tier { backends: backends.into_iter().map(Arc::new).collect(), min_healthy_percent: 0 };
+    let tier = |backends: Vec<Backend>| Tier {
+        backends: backends.into_iter().map(Arc::new).collect(),
+        min_healthy_percent: 0,
+    };
     Destination {
         key: SERVICE.parse().unwrap(),
         dns_names: vec!["checkout.shop.svc.cluster.local".into()],

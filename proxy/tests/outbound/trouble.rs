@@ -22,19 +22,7 @@ async fn nobody() -> std::net::SocketAddr {
 
 /// Takes a request and hangs up without an answer, while `bad`; then answers.
 async fn moody(bad: Arc<AtomicBool>) -> App {
-    App::new(move |mut socket| {
-        let bad = bad.clone();
-        async move {
-            let mut buffer = Vec::new();
-            while read_request(&mut socket, &mut buffer).await.is_some() {
-                if bad.load(Ordering::Relaxed) {
-                    return;
-                }
-                socket.write_all(OK.as_bytes()).await.unwrap();
-            }
-        }
-    })
-    .await
+    App::replying(Duration::ZERO, move |_| (!bad.load(Ordering::Relaxed)).then(|| OK.to_owned())).await
 }
 
 #[tokio::test]
@@ -80,25 +68,16 @@ async fn a_request_that_died_with_its_endpoint_is_tried_elsewhere_only_if_that_i
 #[tokio::test]
 async fn a_body_that_was_sent_is_sent_again_elsewhere_byte_for_byte() {
     let lab = Lab::new();
-    let bodies = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let bodies = Arc::new(parking_lot::Mutex::new(Vec::<String>::new()));
     let turn = Arc::new(AtomicUsize::new(0));
     let mut servers = Vec::new();
     let mut apps = Vec::new();
     for _ in 0..2 {
         let (bodies, turn) = (bodies.clone(), turn.clone());
-        let app = App::new(move |mut socket| {
-            let (bodies, turn) = (bodies.clone(), turn.clone());
-            async move {
-                let mut buffer = Vec::new();
-                while let Some(request) = read_request(&mut socket, &mut buffer).await {
-                    bodies.lock().push(request.split_once("\r\n\r\n").unwrap().1.to_owned());
-                    // Whoever is first hangs up.
-                    if turn.fetch_add(1, Ordering::Relaxed) == 0 {
-                        return;
-                    }
-                    socket.write_all(OK.as_bytes()).await.unwrap();
-                }
-            }
+        let app = App::replying(Duration::ZERO, move |request| {
+            bodies.lock().push(request.split_once("\r\n\r\n").unwrap().1.to_owned());
+            // Whoever is first hangs up.
+            (turn.fetch_add(1, Ordering::Relaxed) > 0).then(|| OK.to_owned())
         })
         .await;
         servers.push(Server::new(&lab, "west", app.address, "").await);
@@ -107,7 +86,8 @@ async fn a_body_that_was_sent_is_sent_again_elsewhere_byte_for_byte() {
     let client = Client::new(&lab, Settings::default()).await;
     client.context.set_tables(tables(destination_of(vec![vec![local(&[&servers[0], &servers[1]])]], ""), &[]));
     let body: String = (0..20_000).map(|n| char::from(b'a' + (n % 26) as u8)).collect();
-    let request = format!("PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+    let request =
+        format!("PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
     assert_eq!(status(&client.exchange(request).await), 200);
     let bodies = bodies.lock();
     assert_eq!(bodies.len(), 2);
@@ -118,13 +98,7 @@ async fn a_body_that_was_sent_is_sent_again_elsewhere_byte_for_byte() {
 async fn a_session_that_is_killed_takes_no_idempotent_request_with_it() {
     for transport in [Transport::Quic, Transport::Tcp] {
         let lab = Lab::new();
-        let slow = || App::new(|mut socket| async move {
-            let mut buffer = Vec::new();
-            while read_request(&mut socket, &mut buffer).await.is_some() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                socket.write_all(OK.as_bytes()).await.unwrap();
-            }
-        });
+        let slow = || App::replying(Duration::from_millis(20), |_| Some(OK.to_owned()));
         let (first, second) = (slow().await, slow().await);
         let one = Server::new(&lab, "east", first.address, "").await;
         let two = Server::new(&lab, "east", second.address, "").await;
@@ -178,7 +152,11 @@ async fn a_gateway_that_dies_moves_new_work_to_the_other_within_a_second() {
         client.context.set_tables(tables(destination_of(vec![vec![remote(1)]], ""), &[&first, &second]));
         assert_eq!(client.get().await, 200);
         let used = client.endpoints()[0]["gateway"].as_str().unwrap().to_owned();
-        if used == "g0" { first.kill() } else { second.kill() }
+        if used == "g0" {
+            first.kill()
+        } else {
+            second.kill()
+        }
         let begun = Instant::now();
         assert_eq!(client.get().await, 200, "{transport:?}");
         assert!(begun.elapsed() < Duration::from_secs(2), "{transport:?} {:?}", begun.elapsed());
@@ -228,16 +206,9 @@ async fn a_burst_of_5xx_ejects_an_endpoint_and_one_request_brings_it_back() {
     let lab = Lab::new();
     let bad = Arc::new(AtomicBool::new(true));
     let flag = bad.clone();
-    let failing = App::new(move |mut socket| {
-        let bad = flag.clone();
-        async move {
-            let mut buffer = Vec::new();
-            while read_request(&mut socket, &mut buffer).await.is_some() {
-                let status = if bad.load(Ordering::Relaxed) { "500 Oops" } else { "200 OK" };
-                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
-                socket.write_all(answer.as_bytes()).await.unwrap();
-            }
-        }
+    let failing = App::replying(Duration::ZERO, move |_| {
+        let status = if flag.load(Ordering::Relaxed) { "500 Oops" } else { "200 OK" };
+        Some(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n"))
     })
     .await;
     let server = Server::new(&lab, "west", failing.address, "").await;
@@ -262,16 +233,9 @@ async fn requests_spread_over_the_far_endpoints() {
     let counts: Vec<Arc<AtomicUsize>> = (0..4).map(|_| Arc::default()).collect();
     for count in &counts {
         let count = count.clone();
-        let app = App::new(move |mut socket| {
-            let count = count.clone();
-            async move {
-                let mut buffer = Vec::new();
-                while read_request(&mut socket, &mut buffer).await.is_some() {
-                    count.fetch_add(1, Ordering::Relaxed);
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                    socket.write_all(OK.as_bytes()).await.unwrap();
-                }
-            }
+        let app = App::replying(Duration::from_millis(2), move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Some(OK.to_owned())
         })
         .await;
         servers.push(Server::new(&lab, "east", app.address, "").await);

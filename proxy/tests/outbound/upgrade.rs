@@ -44,7 +44,8 @@ async fn an_upgraded_connection_carries_bytes_in_both_directions_near_and_far() 
         let backend = if far { remote(1) } else { local(&[&server]) };
         client.context.set_tables(tables(destination_of(vec![vec![backend]], ""), &[&gateway]));
         let mut socket = client.connect().await;
-        let request = "GET /chat HTTP/1.1\r\nhost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\nx-hawser-client-id: evil\r\n\r\n";
+        let request =
+            "GET /chat HTTP/1.1\r\nhost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\nx-hawser-client-id: evil\r\n\r\n";
         socket.write_all(request.as_bytes()).await.unwrap();
         let mut buffer = Vec::new();
         let end = within("101", read_until(&mut socket, &mut buffer, b"\r\n\r\n")).await.unwrap();
