@@ -14,6 +14,10 @@ use crate::page::text;
 
 /// What an application waits for one answer.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// Callers at a time.
+const CALLERS: usize = 4;
+/// Until the answer is as it should be.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Between two calls of a caller that keeps calling.
 const PACE: Duration = Duration::from_millis(10);
 
@@ -34,7 +38,7 @@ impl Target {
 
     /// Calls until an answer is as it should be; the error says what came last.
     pub(crate) async fn until(&self, good: impl Fn(&Answer) -> bool) -> Result<Answer> {
-        let deadline = Instant::now() + Duration::from_secs(15);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let answer = self.get().await;
             match answer {
@@ -48,9 +52,28 @@ impl Target {
         }
     }
 
-    /// Calls again and again for a while.
+    /// Several callers call again and again for a while: one alone would always find the same instance the quickest.
     pub(crate) async fn keep_calling(&self, span: Duration) -> Tally {
         let deadline = Instant::now() + span;
+        let tallies = futures_util::future::join_all((0..CALLERS).map(|_| self.one_caller(deadline))).await;
+        tallies.into_iter().fold(Tally::default(), Tally::and)
+    }
+
+    /// Calls until somebody in particular has answered.
+    pub(crate) async fn until_served_by(&self, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let tally = self.keep_calling(PACE * 10).await;
+            if tally.by.keys().any(|who| wanted(who)) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("{} is answered by {:?} alone; {:?}", self.name, tally.by.keys(), tally.failed.first());
+            }
+        }
+    }
+
+    async fn one_caller(&self, deadline: Instant) -> Tally {
         let mut tally = Tally::default();
         while Instant::now() < deadline {
             let began = Instant::now();
@@ -106,6 +129,17 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
+    fn and(mut self, other: Self) -> Self {
+        self.good += other.good;
+        self.failed.extend(other.failed);
+        for (who, count) in other.by {
+            *self.by.entry(who).or_default() += count;
+        }
+        self.slowest = self.slowest.max(other.slowest);
+        self.last = other.last;
+        self
+    }
+
     /// `212 calls, none failed, the slowest took 31 ms; checkout-1 in east 100, …`; an error if any failed.
     pub(crate) fn unharmed(&self) -> Result<String> {
         if let Some(first) = self.failed.first() {

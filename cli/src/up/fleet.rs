@@ -7,13 +7,16 @@ use anyhow::{Context, Result};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::control::{Operation, ProcessLine, Reply, Request};
+use super::control::{Asked, Operation, ProcessLine, Reply, Request};
 use super::log::Log;
 use super::supervise::{Standing, Supervised, Wish};
 use super::wanted::{self, Id, Wanted};
 use crate::fabric::Fabric;
 use crate::state::State;
 use crate::trust;
+
+/// How long an answer waits for what was asked to have happened.
+const OBEYED: Duration = Duration::from_secs(2);
 
 /// All processes of this run.
 pub(crate) struct Fleet {
@@ -84,15 +87,14 @@ impl Fleet {
         Running { wanted, wish, standing }
     }
 
-    /// Does what the control socket asks.
-    pub(crate) fn obey(&self, request: &Request) -> Reply {
-        let meant: Vec<_> = self.processes.iter().filter(|(id, _)| is_meant(request, id)).collect();
+    /// Does what the control socket asks, and answers when it is done or has taken long.
+    pub(crate) fn obey(&mut self, (request, reply): Asked) {
+        let meant: Vec<_> = self.processes.iter().filter(|(id, _)| is_meant(&request, id)).collect();
         if meant.is_empty() {
             let all: Vec<_> = self.processes.keys().map(ToString::to_string).collect();
-            return Reply {
-                error: Some(format!("no such process\nhint: there are {}", all.join(", "))),
-                ..Reply::default()
-            };
+            let error = format!("no such process\nhint: there are {}", all.join(", "));
+            let _ = reply.send(Reply { error: Some(error), ..Reply::default() });
+            return;
         }
         let wish = match request.op {
             Operation::Status => None,
@@ -100,16 +102,23 @@ impl Fleet {
             Operation::Kill => Some(Wish::Kill),
             Operation::Start => Some(Wish::Run),
         };
-        for (_, running) in &meant {
+        let mut lines = Vec::new();
+        for (id, running) in meant {
             if let Some(wish) = wish {
                 running.wish.send_replace(wish);
             }
+            lines.push((id.clone(), *running.wish.borrow() == Wish::Run, running.standing.clone()));
         }
-        let line = |(id, running): &(&Id, &Running)| {
-            let wished = *running.wish.borrow() == Wish::Run;
-            ProcessLine::new(id, wished, &running.standing.borrow())
-        };
-        Reply { error: None, processes: meant.iter().map(line).collect() }
+        self.tasks.spawn(async move {
+            if wish.is_some() {
+                let done = lines.iter_mut().map(|(_, wished, standing)| async move {
+                    let _ = standing.wait_for(|standing| standing.pid.is_some() == *wished).await;
+                });
+                let _ = tokio::time::timeout(OBEYED, futures_util::future::join_all(done)).await;
+            }
+            let lines = lines.iter().map(|(id, wished, standing)| ProcessLine::new(id, *wished, &standing.borrow()));
+            let _ = reply.send(Reply { error: None, processes: lines.collect() });
+        });
     }
 
     /// Ends everything in its own time. May be dropped half-way, for [`Self::kill`].

@@ -114,9 +114,7 @@ async fn serve(
                 announced = true;
                 announce(args, state, &fabric).await?;
             }
-            Some((request, reply)) = asked.recv() => {
-                let _ = reply.send(fleet.obey(&request));
-            }
+            Some(asked) = asked.recv() => fleet.obey(asked),
             _ = look.tick() => {
                 let now = fabric::fingerprint(&args.dir);
                 if now != seen {

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::fabric::{Declared, Fabric};
 use crate::state::State;
-use crate::{admin, print};
+use crate::{admin, page, print};
 
 /// Mirrors arrive a moment after the daemons are ready.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -16,21 +16,23 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Prints it.
 pub(crate) async fn show(state: &State, fabric: &Fabric) {
     let mut text = String::new();
-    for declared in fabric.values() {
+    for declared in fabric.values().rev() {
         cluster(&mut text, declared);
     }
-    for declared in fabric.values() {
-        callable(&mut text, state, declared).await;
+    let mut first = None;
+    for declared in fabric.values().rev() {
+        let found = callable(&mut text, state, declared).await;
+        first = first.or(found);
     }
+    text.push_str(&first.unwrap_or_default());
     let state = state.path().display();
     let _ = writeln!(text, "\n  {}", print::bold("Look inside"));
     for (command, what) in [
         ("hawser get links", "where the links stand"),
-        ("hawser why west shop/stock", "what a name resolves to now, and why"),
         ("hawser check", "is everything as it should be"),
-        ("hawser process kill east/gateway-0", "break something; `start` brings it back"),
+        ("hawser process status", "what runs; kill something, and `start` it again"),
     ] {
-        let _ = writeln!(text, "    {:<50} {}", format!("{command} --state {state}"), print::dim(what));
+        let _ = writeln!(text, "    {:<58} {}", format!("{command} --state {state}"), print::dim(what));
     }
     print::out(format!("\n{}\n{text}", print::bold("hawser: all is serving")));
 }
@@ -55,25 +57,28 @@ fn cluster(text: &mut String, declared: &Declared) {
     }
 }
 
-/// What one cluster's applications can call, as the proxy with the most doors knows it.
-async fn callable(text: &mut String, state: &State, declared: &Declared) {
-    let proxies = &declared.cluster.spec.proxies;
-    let Some(proxy) = proxies.iter().find(|proxy| proxy.virtual_network.is_some()) else { return };
+/// What one cluster's applications can call, as its first proxy with virtual addresses knows it; and how to try it.
+async fn callable(text: &mut String, state: &State, declared: &Declared) -> Option<String> {
+    let proxy = declared.cluster.spec.proxies.iter().find(|proxy| proxy.virtual_network.is_some())?;
     let rows = destinations(state, declared, proxy.name.as_str()).await;
-    let Some(first) = rows.iter().find(|row| row.from != declared.name.as_str()).or(rows.first()) else { return };
+    let first = rows.iter().find(|row| row.from != declared.name.as_str()).or(rows.first())?;
     let _ =
         writeln!(text, "\n  {}", print::bold(format!("What {} calls, by way of proxy {}", declared.name, proxy.name)));
     for row in &rows {
         let _ = writeln!(text, "    {:<52} {:<22} {}", format!("{}:{}", row.name, row.port), row.bound, row.from);
     }
-    let _ = writeln!(text, "\n  {}", print::bold("Try it"));
-    let _ = writeln!(text, "    curl http://{}/", first.bound);
+    let mut try_it =
+        format!("\n  {}\n    curl http://{}/\n", print::bold(format!("Try it, from {}", declared.name)), first.bound);
     if let Some(socks) = proxy.socks {
-        let _ = writeln!(text, "    curl --proxy socks5h://{socks} http://{}:{}/", first.name, first.port);
+        let _ = writeln!(try_it, "    curl --proxy socks5h://{socks} http://{}:{}/", first.name, first.port);
     }
     if let Some(dns) = proxy.dns {
-        let _ = writeln!(text, "    dig @{} -p {} {} +short", dns.ip(), dns.port(), first.name);
+        let _ = writeln!(try_it, "    dig @{} -p {} {} +short", dns.ip(), dns.port(), first.name);
     }
+    let key = &first.key;
+    let why = format!("hawser why {} {key} --state {}", declared.name, state.path().display());
+    let _ = writeln!(try_it, "    {why}   {}", print::dim("what the name resolves to now, and why"));
+    Some(try_it)
 }
 
 struct Row {
@@ -81,6 +86,7 @@ struct Row {
     port: u64,
     bound: String,
     from: String,
+    key: String,
 }
 
 async fn destinations(state: &State, declared: &Declared, proxy: &str) -> Vec<Row> {
@@ -113,9 +119,15 @@ fn rows(page: &Value) -> Vec<Row> {
             .map(|backend| text(&backend, "cluster"))
             .collect();
         from.dedup();
+        let names = list(&destination, "dnsNames");
+        // A service of several clusters is best known by the name that it has in all of them.
+        let shared =
+            names.iter().find(|name| from.len() > 1 && name.as_str().is_some_and(|n| n.ends_with("clusterset.local")));
+        let Some(name) = shared.or(names.first()).and_then(Value::as_str).map(str::to_owned) else { continue };
         for port in list(&destination, "ports") {
             rows.push(Row {
                 name: name.clone(),
+                key: page::service(&destination),
                 port: port.get("port").and_then(Value::as_u64).unwrap_or(0),
                 bound: text(&port, "bound"),
                 from: from.join(", "),

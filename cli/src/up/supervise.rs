@@ -108,11 +108,13 @@ impl Supervised {
         };
         tokio::pin!(output);
         let end = tokio::select! {
-            end = self.until_end(&mut child, wish) => end,
+            end = self.until_end(&mut child, wish) => {
+                let _ = timeout(LAST_WORDS, output).await;
+                end
+            }
             // Output that is closed is not the end of a process.
             () = &mut output => self.until_end(&mut child, wish).await,
         };
-        let _ = timeout(LAST_WORDS, output).await;
         standing.send_modify(|standing| standing.pid = None);
         end
     }
