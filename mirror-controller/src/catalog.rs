@@ -19,5 +19,7 @@ use std::time::Duration;
 pub const HEARTBEAT: Duration = Duration::from_millis(500);
 /// How long what was said may be believed. With it a dead cluster is withdrawn within 3 s.
 pub const LEASE: Duration = Duration::from_secs(2);
-/// The path of the one method (gRPC over HTTP/2).
+/// The path of the method that tells (gRPC over HTTP/2).
 pub const WATCH_PATH: &str = "/hawser.catalog.v1.Catalog/Watch";
+/// The path of the method that takes back what was made of it.
+pub const ACKNOWLEDGE_PATH: &str = "/hawser.catalog.v1.Catalog/Acknowledge";

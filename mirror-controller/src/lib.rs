@@ -31,7 +31,7 @@ use hawser_tunnel::tls::Credentials;
 
 pub use config::Config;
 
-use catalog::listen::CatalogServer;
+use catalog::listen::{CatalogServer, Sessions};
 use metrics::Metrics;
 use reconcile::Outputs;
 use watch::links::Links;
@@ -66,6 +66,7 @@ pub async fn serve(config: Config, credentials: Credentials, process: Process) -
         dialer: Dialer::new(credentials.clone(), DialerConfig::default()),
         catalogs: config.state.join("catalogs"),
         metrics: metrics.clone(),
+        plans: outputs.plans.subscribe(),
     };
     process.spawn(links.run(process.clone()));
     process.spawn(reconcile::run(store.clone(), outputs.clone(), metrics.clone()));
@@ -94,7 +95,12 @@ async fn listen(
         world.catalog_listen = Some(address);
         true
     });
-    let server = CatalogServer { credentials: credentials.clone(), published: outputs.published.subscribe() };
+    let server = CatalogServer {
+        credentials: credentials.clone(),
+        published: outputs.published.subscribe(),
+        store: store.clone(),
+        sessions: Sessions::default(),
+    };
     process.spawn(server.run(catalog, process.clone()));
     let socket = discovery::listen::bind(&config.socket)?;
     let discovery = discovery::listen::Server::new(outputs.published.subscribe(), store.clone(), process.clone());

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use hawser_runtime::Process;
-use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -12,12 +11,12 @@ use crate::status::Statuses;
 
 /// Adds `/links`, `/exports`, `/mirrors`, `/endpoints`, `/listeners` and `/objects`.
 pub(crate) fn add(process: &Process, plans: &watch::Receiver<Option<Arc<Plan>>>) {
-    page(process, "/links", plans, |statuses| value(&statuses.links));
-    page(process, "/exports", plans, |statuses| value(&statuses.exports));
-    page(process, "/mirrors", plans, |statuses| value(&statuses.mirrors));
-    page(process, "/endpoints", plans, |statuses| value(&statuses.endpoints));
-    page(process, "/listeners", plans, |statuses| value(&statuses.listeners));
-    page(process, "/objects", plans, |statuses| value(&statuses.objects));
+    page(process, "/links", plans, |statuses| json!({ "links": statuses.links }));
+    page(process, "/exports", plans, |statuses| json!({ "exports": statuses.exports }));
+    page(process, "/mirrors", plans, |statuses| json!({ "mirrors": statuses.mirrors }));
+    page(process, "/endpoints", plans, |statuses| json!({ "endpoints": statuses.endpoints }));
+    page(process, "/listeners", plans, |statuses| json!({ "listeners": statuses.listeners }));
+    page(process, "/objects", plans, |statuses| json!(statuses.objects));
 }
 
 fn page(
@@ -27,13 +26,8 @@ fn page(
     pick: fn(&Statuses) -> Value,
 ) {
     let plans = plans.clone();
-    let empty = if path == "/objects" { json!({}) } else { json!([]) };
     process.pages.add(path, move |_query| {
         let plan = plans.borrow().clone();
-        plan.map_or_else(|| empty.clone(), |plan| pick(&plan.statuses))
+        plan.map_or_else(|| pick(&Statuses::default()), |plan| pick(&plan.statuses))
     });
-}
-
-fn value(statuses: &impl Serialize) -> Value {
-    serde_json::to_value(statuses).unwrap_or_default()
 }

@@ -15,6 +15,9 @@ use crate::world::Store;
 
 /// So often what is on disk is read again and repaired.
 const THOROUGH: Duration = Duration::from_secs(30);
+/// Between two plans: what comes meanwhile is planned together, so that a storm of changes cannot keep a core busy with
+/// plans that are out of date when they are made.
+const PAUSE: Duration = Duration::from_millis(5);
 /// After writing failed.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -52,6 +55,7 @@ pub async fn run(store: Store, outputs: Outputs, metrics: Metrics) {
                 }
                 changed
             });
+            tokio::time::sleep(PAUSE).await;
         }
         if worlds.changed().await.is_err() {
             return;

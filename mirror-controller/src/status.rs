@@ -4,7 +4,7 @@ use hawser_api::objects::link::{Condition, LinkStatus};
 use hawser_api::objects::load::Problem;
 use serde::{Deserialize, Serialize};
 
-/// All of it.
+/// All of it. In files and on pages each list stands in an object under its own name: `{"links": […]}`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Statuses {
@@ -35,6 +35,7 @@ pub struct LinkEntry {
     /// `quic`, `tcp` or `auto`, as the Link asks.
     pub transport: String,
     /// Where it stands.
+    #[serde(flatten)]
     pub status: LinkStatus,
 }
 
@@ -49,7 +50,7 @@ pub struct ExportEntry {
     /// `label` or `ServiceExport`.
     pub by: String,
     /// The clusters that may have it.
-    pub to: Vec<String>,
+    pub clusters: Vec<String>,
     /// Its ports.
     pub ports: Vec<u16>,
     /// Its ready endpoints.
@@ -58,6 +59,18 @@ pub struct ExportEntry {
     pub federated: bool,
     /// `Valid`, `Ready`, `Conflict` (MCS), `ClustersKnown`.
     pub conditions: Vec<Condition>,
+    /// The clusters that do not take it, as they say.
+    pub rejections: Vec<RejectionEntry>,
+}
+
+/// A cluster that does not take what is exported to it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RejectionEntry {
+    /// The importing cluster.
+    pub cluster: String,
+    /// Its reason, cut and cleaned.
+    pub reason: String,
 }
 
 /// One peer's service under its local name.
@@ -88,10 +101,12 @@ pub struct MirrorEntry {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointEntry {
+    /// The cluster that it is in: this one.
+    pub cluster: String,
     /// Its service's namespace.
     pub namespace: String,
     /// Its service's name.
-    pub name: String,
+    pub service: String,
     /// Opaque id, as it is in access records.
     pub id: String,
     /// The workload's address.

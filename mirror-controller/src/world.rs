@@ -113,6 +113,8 @@ pub struct PeerState {
     pub gateways: BTreeMap<Namespace, GatewayState>,
     /// Why there is no session to its catalog; `None` while there is one.
     pub trouble: Option<hawser_api::Refusal>,
+    /// What it does not take of what is exported to it, and why.
+    pub rejections: Arc<BTreeMap<ServiceKey, String>>,
 }
 
 /// One gateway of a peer, as last probed.
@@ -124,6 +126,8 @@ pub struct GatewayState {
     pub transport: String,
     /// Of the last answer that changed the picture, microseconds.
     pub round_trip_us: u64,
+    /// Why it does not answer; empty while it does.
+    pub trouble: String,
 }
 
 impl GatewayState {

@@ -107,7 +107,7 @@ async fn what_a_proxy_reports_of_its_listeners_can_be_read() {
         reason: "ports below 1024 may not be bound".into(),
     };
     proxy.status.send_modify(|status| status.listeners = vec![listener]);
-    until("the page", || west.controller().page("/listeners")[0]["bound"] == "127.65.0.1:10080").await;
+    until("the page", || west.controller().page("/listeners")["listeners"][0]["bound"] == "127.65.0.1:10080").await;
     let file = west.path("output/status/listeners.json");
     let read = || std::fs::read_to_string(&file).unwrap_or_default();
     until("the file", || read().contains("ports below 1024 may not be bound")).await;

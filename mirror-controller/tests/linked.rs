@@ -45,10 +45,10 @@ async fn an_export_becomes_a_mirror_and_goes_when_it_is_withdrawn() {
     assert!(begun.elapsed() < Duration::from_secs(1), "an edit takes effect within a second, also at the peer");
 
     let links = west.controller().page("/links");
-    assert_eq!(links[0]["status"]["imported"], 1);
+    assert_eq!(links["links"][0]["imported"], 1);
     until("a gateway that answers", || {
         let links = west.controller().page("/links");
-        links[0]["status"]["conditions"][0]["status"] == "True" && links[0]["status"]["gateways"][0]["alive"] == true
+        links["links"][0]["conditions"][0]["status"] == "True" && links["links"][0]["gateways"][0]["alive"] == true
     })
     .await;
     let metrics = west.controller().metrics();
@@ -67,7 +67,7 @@ async fn a_cluster_that_hangs_is_withdrawn_within_three_seconds_and_comes_back()
     assert!(begun.elapsed() < Duration::from_secs(3), "withdrawn after {:?}", begun.elapsed());
     assert_eq!(dead.unavailable_code, "peer_unreachable");
     assert!(dead.unavailable_remedy.contains("hawser check"));
-    let alive = || west.controller().page("/links")[0]["status"]["gateways"][0]["alive"].clone();
+    let alive = || west.controller().page("/links")["links"][0]["gateways"][0]["alive"].clone();
     until("the gateway to count as down", || alive() == false).await;
     east.gateways[0].mute.store(false, Ordering::Relaxed);
     web.destination("checkout-east", |d| !d.tiers.is_empty()).await;
@@ -92,7 +92,7 @@ async fn losing_one_of_two_gateways_withdraws_nothing() {
     let mut web = west.proxy("web");
     web.destination("checkout-east", |d| !d.tiers.is_empty()).await;
     until("both gateways", || {
-        let gateways = west.controller().page("/links")[0]["status"]["gateways"].clone();
+        let gateways = west.controller().page("/links")["links"][0]["gateways"].clone();
         gateways.as_array().unwrap().iter().all(|gateway| gateway["alive"] == true)
     })
     .await;
@@ -108,7 +108,7 @@ async fn losing_one_of_two_gateways_withdraws_nothing() {
         assert!(tokio::time::timeout(Duration::from_secs(4), withdrawn).await.is_err());
         lost.mute.store(false, Ordering::Relaxed);
         until("it to be back", || {
-            let gateways = west.controller().page("/links")[0]["status"]["gateways"].clone();
+            let gateways = west.controller().page("/links")["links"][0]["gateways"].clone();
             gateways.as_array().unwrap().iter().all(|gateway| gateway["alive"] == true)
         })
         .await;
@@ -161,7 +161,7 @@ async fn unlinking_takes_the_mirrors_away_and_the_exporter_stops_telling() {
     assert_eq!(dead.unavailable_code, "peer_unreachable");
     west.link(&[]);
     web.gone("checkout-east").await;
-    until("the link's entry to go", || west.controller().page("/links").as_array().unwrap().is_empty()).await;
+    until("the link's entry to go", || west.controller().page("/links")["links"].as_array().unwrap().is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,4 +172,22 @@ async fn a_controller_that_drains_ends() {
     let controller = west.controller.take().unwrap();
     controller.process.drain.cancel();
     within("the end", controller.served).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exporter_is_told_what_its_peer_does_not_take() {
+    let (west, east) = fabric(1).await;
+    let mut web = west.proxy("web");
+    web.destination("checkout-east", |d| !d.tiers.is_empty()).await;
+    let rejections = || east.controller().page("/exports")["exports"][0]["rejections"].clone();
+    assert_eq!(rejections(), serde_json::json!([]));
+    // The name of the mirror is taken.
+    west.write("mine.yaml", &service("checkout-east", ""));
+    until("the rejection", || rejections()[0]["cluster"] == "west").await;
+    // Why is told to west's users alone: it would say what west has.
+    assert_eq!(rejections()[0]["reason"], "this cluster does not take it: its Link's status says why");
+    let refused = west.controller().page("/links")["links"][0]["refused"][0]["reason"].clone();
+    assert!(refused.as_str().unwrap().contains("a Service of this cluster"), "{refused}");
+    std::fs::remove_file(west.path("objects/mine.yaml")).unwrap();
+    until("the rejection to go", || rejections() == serde_json::json!([])).await;
 }

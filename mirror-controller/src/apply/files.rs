@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use hawser_api::labels;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::plan::Plan;
 use crate::plan::mirrors::MirrorObject;
@@ -146,15 +147,15 @@ fn yaml(value: &impl Serialize) -> io::Result<String> {
 fn statuses(plan: &Plan) -> io::Result<[(&'static str, String); 5]> {
     let statuses = &plan.statuses;
     Ok([
-        ("links.json", json(&statuses.links)?),
-        ("exports.json", json(&statuses.exports)?),
-        ("mirrors.json", json(&statuses.mirrors)?),
-        ("listeners.json", json(&statuses.listeners)?),
-        ("objects.json", json(&statuses.objects)?),
+        ("links.json", pretty(&json!({ "links": statuses.links }))?),
+        ("exports.json", pretty(&json!({ "exports": statuses.exports }))?),
+        ("mirrors.json", pretty(&json!({ "mirrors": statuses.mirrors }))?),
+        ("listeners.json", pretty(&json!({ "listeners": statuses.listeners }))?),
+        ("objects.json", pretty(&json!(statuses.objects))?),
     ])
 }
 
-fn json(value: &impl Serialize) -> io::Result<String> {
+fn pretty(value: &serde_json::Value) -> io::Result<String> {
     let mut text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
     text.push('\n');
     Ok(text)

@@ -10,13 +10,15 @@ use hawser_api::objects::link::RefusedImport;
 use hawser_api::proto::catalog;
 use hawser_api::{ServiceKey, ServiceName, SpiffeId, TrustDomain};
 
-use super::limits::{IDENTITIES_MAX, PORTS_MAX, SERVICES_MAX};
+use super::limits::{IDENTITIES_MAX, PORTS_MAX, REJECTIONS_MAX, SERVICES_MAX};
 use crate::world::{Catalog, Offer, OfferedPort};
 
 /// Withdrawn services whose callers are told why; more are forgotten.
 pub const WITHDRAWN_MAX: usize = 1000;
 /// Refused entries that are remembered with their reasons.
 pub const REFUSED_MAX: usize = 1000;
+/// Longest reason that is taken from a peer, in characters.
+const REASON_MAX: usize = 200;
 /// More ready endpoints than this change nothing.
 const ENDPOINTS_MAX: u32 = 1_000_000;
 
@@ -162,6 +164,16 @@ fn ports(service: &catalog::Service) -> Result<Vec<OfferedPort>, String> {
     let mut ports: Vec<OfferedPort> = ports.into_values().collect();
     ports.sort_by_key(|port| order.iter().position(|number| *number == port.number));
     Ok(ports)
+}
+
+/// What a peer says it does not take, by service: names that are names, reasons cut and cleaned.
+pub fn rejections(told: &[catalog::Rejection]) -> BTreeMap<ServiceKey, String> {
+    let one = |rejection: &catalog::Rejection| {
+        let key = ServiceKey::parse(&rejection.namespace, &rejection.name).ok()?;
+        let reason = rejection.reason.chars().filter(|c| !c.is_control()).take(REASON_MAX).collect();
+        Some((key, reason))
+    };
+    told.iter().take(REJECTIONS_MAX).filter_map(one).collect()
 }
 
 /// The catalog as an update from which it can be read back, for the disk.

@@ -8,6 +8,8 @@ use prost::encoding::{WireType, decode_key, decode_varint};
 pub const MESSAGE_MAX: usize = 4 << 20;
 /// Services in one update, changed and removed each.
 pub const SERVICES_MAX: usize = 10_000;
+/// Rejections that an importer may tell at once (and one field more or less).
+pub const REJECTIONS_MAX: usize = 1000;
 /// Ports of one service.
 pub const PORTS_MAX: usize = 64;
 /// Identities of one service.
@@ -49,13 +51,11 @@ fn check_service(message: &[u8]) -> Result<(), OverLimit> {
     })
 }
 
-/// Looks at an encoded `WatchRequest`.
+/// Looks at an encoded `WatchRequest` or `Acknowledgement`, in which rejections have tag 2 and 1: nothing else of
+/// either is repeated.
 pub fn check_request(message: &[u8]) -> Result<(), OverLimit> {
     let mut rejections = 0;
-    fields(message, |tag, _| match tag {
-        2 => count(&mut rejections, "rejections", SERVICES_MAX),
-        _ => Ok(()),
-    })
+    fields(message, |_, _| count(&mut rejections, "rejections", REJECTIONS_MAX))
 }
 
 fn count(seen: &mut usize, what: &'static str, max: usize) -> Result<(), OverLimit> {

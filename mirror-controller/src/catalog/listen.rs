@@ -11,28 +11,38 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use h2::SendStream;
 use h2::server::SendResponse;
-use hawser_api::proto::catalog::{Service, ServiceName, Update, WatchRequest};
-use hawser_api::{ClusterName, ServiceKey, labels};
-use hawser_runtime::Process;
+use h2::{RecvStream, SendStream};
+use hawser_api::proto::catalog::{
+    Acknowledgement, AcknowledgementReply, Rejection, Service, ServiceName, Update, WatchRequest,
+};
+use hawser_api::{ClusterName, ServiceKey, TrustDomain, labels};
+use hawser_runtime::{Process, clock};
 use hawser_tunnel::sealed::{self, Accepted, SharedServer};
 use hawser_tunnel::tls::{Credentials, VerifiedPeer};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use prost::Message;
 
 use super::grpc::GrpcError;
-use super::{HEARTBEAT, LEASE, WATCH_PATH, grpc, limits};
+use super::{ACKNOWLEDGE_PATH, HEARTBEAT, LEASE, WATCH_PATH, accept, grpc, limits};
 use crate::discovery::table::Published;
+use crate::world::Store;
 
 type Offers = BTreeMap<ServiceKey, Service>;
 
 /// Sealed sessions at once. A peer's controller needs one, two while it moves to another gateway; the rest is room for
 /// as many links.
 const SESSIONS_MAX: usize = 256;
+/// Sessions of one trust domain at once, so that one peer does not take the places of the others.
+const PEER_SESSIONS_MAX: usize = 8;
+/// A session on which nothing is asked for this long is over.
+const IDLE: Duration = Duration::from_secs(10);
+/// A peer that has much to say says it at this pace.
+const ACKNOWLEDGE_PACE: Duration = Duration::from_millis(100);
 /// Streams of one session that are served at once.
 const STREAMS_MAX: usize = 4;
 /// For the sealed handshake.
@@ -49,6 +59,39 @@ pub struct CatalogServer {
     pub credentials: Credentials,
     /// What is offered to whom.
     pub published: watch::Receiver<Option<Arc<Published>>>,
+    /// Where what peers acknowledge goes.
+    pub store: Store,
+    /// How many sessions each trust domain has.
+    pub sessions: Sessions,
+}
+
+/// Sessions by trust domain; one that is there holds a [`Seat`].
+#[derive(Debug, Clone, Default)]
+pub struct Sessions(Arc<Mutex<BTreeMap<TrustDomain, usize>>>);
+
+struct Seat(Sessions, TrustDomain);
+
+impl Sessions {
+    fn take(&self, domain: TrustDomain) -> Option<Seat> {
+        let mut counts = self.0.lock();
+        let count = counts.entry(domain.clone()).or_default();
+        if *count >= PEER_SESSIONS_MAX {
+            return None;
+        }
+        *count += 1;
+        drop(counts);
+        Some(Seat(self.clone(), domain))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut counts = self.0.0.lock();
+        if let Some(count) = counts.get_mut(&self.1) {
+            *count -= 1;
+        }
+        counts.retain(|_, count| *count > 0);
+    }
 }
 
 impl CatalogServer {
@@ -93,6 +136,10 @@ impl CatalogServer {
     /// HTTP/2 moves only while `accept` is polled: the streams are served beside it, in this same task.
     async fn streams(self, server: SharedServer) {
         let SharedServer { peer, mut connection } = server;
+        let Some(_seat) = self.sessions.take(peer.id().trust_domain()) else {
+            tracing::warn!(peer = %peer.id(), limit = PEER_SESSIONS_MAX, "too many catalog sessions of one peer");
+            return;
+        };
         let mut streams = FuturesUnordered::new();
         loop {
             tokio::select! {
@@ -104,29 +151,58 @@ impl CatalogServer {
                     Some(Err(_)) | None => return,
                 },
                 Some(()) = streams.next() => {}
+                () = tokio::time::sleep(IDLE), if streams.is_empty() => return,
             }
         }
     }
 
-    async fn stream(&self, peer: &VerifiedPeer, request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>) {
-        if let Err(refusal) = admit(request.headers(), request.uri().path()) {
-            answer(&mut respond, 12, refusal);
-            return;
-        }
+    async fn stream(&self, peer: &VerifiedPeer, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        let method = match admit(request.headers(), request.uri().path()) {
+            Ok(method) => method,
+            Err(refusal) => return answer(&mut respond, 12, refusal),
+        };
         let Some(cluster) = linked(self.published.clone(), peer).await else {
-            answer(&mut respond, 7, "this trust domain is not linked, or this is not its mirror controller");
-            return;
+            return answer(&mut respond, 7, "this trust domain is not linked, or this is not its mirror controller");
         };
         let mut reader = grpc::Reader::new(request.into_body(), limits::check_request);
-        let Ok(Ok(Some(_request))) = tokio::time::timeout(REQUEST, reader.next::<WatchRequest>()).await else {
-            answer(&mut respond, 3, "one WatchRequest is wanted");
-            return;
-        };
-        let mut response = Response::new(());
-        response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
-        let Ok(mut stream) = respond.send_response(response, false) else { return };
+        match method {
+            Method::Watch => {
+                let Ok(Ok(Some(request))) = tokio::time::timeout(REQUEST, reader.next::<WatchRequest>()).await else {
+                    return answer(&mut respond, 3, "one WatchRequest is wanted");
+                };
+                self.acknowledged(&cluster, &request.rejections);
+                self.tell(peer, &cluster, respond).await;
+            }
+            Method::Acknowledge => {
+                let Ok(Ok(Some(told))) = tokio::time::timeout(REQUEST, reader.next::<Acknowledgement>()).await else {
+                    return answer(&mut respond, 3, "one Acknowledgement is wanted");
+                };
+                self.acknowledged(&cluster, &told.rejections);
+                tokio::time::sleep(ACKNOWLEDGE_PACE).await;
+                if let Ok(mut stream) = respond.send_response(accepted(), false)
+                    && grpc::send(&mut stream, grpc::encode(&AcknowledgementReply {})).await.is_ok()
+                {
+                    let _ = stream.send_trailers(grpc::trailers(0, ""));
+                }
+            }
+        }
+    }
+
+    fn acknowledged(&self, cluster: &ClusterName, told: &[Rejection]) {
+        let told = accept::rejections(told);
+        self.store.update_peer(clock::millis(clock::now()), cluster, |peer| {
+            let changed = *peer.rejections != told;
+            if changed {
+                peer.rejections = Arc::new(told);
+            }
+            changed
+        });
+    }
+
+    async fn tell(&self, peer: &VerifiedPeer, cluster: &ClusterName, mut respond: SendResponse<Bytes>) {
+        let Ok(mut stream) = respond.send_response(accepted(), false) else { return };
         tracing::info!(%cluster, "a peer reads this cluster's catalog");
-        let error = self.updates(&mut stream, peer, &cluster).await;
+        let error = self.updates(&mut stream, peer, cluster).await;
         tracing::info!(%cluster, %error, "a peer's reading of this cluster's catalog is over");
         let _ = stream.send_trailers(grpc::trailers(14, "the reading is over: ask again"));
     }
@@ -181,25 +257,36 @@ fn parts(mut update: Update) -> Vec<Update> {
     parts
 }
 
-/// Only the one method, and only under the name by which it was asked for.
-fn admit(headers: &HeaderMap, path: &str) -> Result<(), &'static str> {
-    if path != WATCH_PATH {
-        return Err("there is no such method");
-    }
+enum Method {
+    Watch,
+    Acknowledge,
+}
+
+/// Only the two methods, and only under the name by which they were asked for.
+fn admit(headers: &HeaderMap, path: &str) -> Result<Method, &'static str> {
+    let method = match path {
+        WATCH_PATH => Method::Watch,
+        ACKNOWLEDGE_PATH => Method::Acknowledge,
+        _ => return Err("there is no such method"),
+    };
     let own = format!("{}/{}:{}", labels::SYSTEM_NAMESPACE, labels::CATALOG_SERVICE, labels::CATALOG_PORT);
     let target = headers.get(labels::HEADER_TARGET);
     if target.is_some_and(|target| target.as_bytes() != own.as_bytes()) {
         return Err("there is no such service here");
     }
-    Ok(())
+    Ok(method)
+}
+
+fn accepted() -> Response<()> {
+    let mut response = Response::new(());
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    response
 }
 
 /// A call that ends before it begins ("trailers only").
 fn answer(respond: &mut SendResponse<Bytes>, code: u32, message: &str) {
-    let mut response = Response::new(());
-    *response.status_mut() = StatusCode::OK;
-    *response.headers_mut() = grpc::trailers(code, message);
-    response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    let mut response = accepted();
+    response.headers_mut().extend(grpc::trailers(code, message));
     let _ = respond.send_response(response, true);
 }
 
@@ -239,7 +326,6 @@ fn difference(sent: Option<&Offers>, offers: &Offers) -> Update {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::accept;
     use crate::world::Catalog;
 
     fn service(name: &str, ready: u32) -> (ServiceKey, Service) {

@@ -18,6 +18,8 @@ pub struct Set<'m> {
     pub key: ServiceKey,
     /// This cluster takes part.
     pub local: bool,
+    /// Since when this cluster exports it, seconds since the epoch; 0: not said.
+    pub local_since: i64,
     /// The peers' parts, by cluster.
     pub mirrors: Vec<&'m Mirror>,
     /// At least one of them says that it is federated.
@@ -59,8 +61,9 @@ pub fn sets<'m>(
             parts.sort_by(|a, b| a.cluster.cmp(&b.cluster));
             let local = federated_here(&key) || exported_here(&key);
             let federated = federated_here(&key) || parts.iter().any(|part| part.offer.federated);
+            let local_since = exports.get(&key).map_or(0, |export| export.exported_at);
             let at = place(objects, mirrors, &key, local, federated, &parts);
-            Set { key, local, mirrors: parts, federated, at }
+            Set { key, local, local_since, mirrors: parts, federated, at }
         })
         .collect()
 }

@@ -223,10 +223,9 @@ fn members(world: &World, objects: &Objects, parts: &Parts<'_>, set: &Set<'_>) -
                 format!("look at the EndpointSlices of {} and at the workloads behind them", set.key),
             )
         };
-        let created = service.service.metadata.creation_timestamp.as_deref();
         members.push(Part {
             cluster: world.cluster.clone(),
-            exported_at: created.and_then(|t| t.parse::<jiff::Timestamp>().ok()).map_or(0, |t| t.as_second()),
+            exported_at: set.local_since,
             ports: local::discovery_ports(service.service),
             session: local::session(service.service),
             backend: local_backend(world, objects, &set.key, service).ok_or_else(nobody),

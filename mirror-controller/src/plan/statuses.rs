@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use hawser_api::ServiceKey;
-use hawser_api::labels;
 use hawser_api::objects::link::{Condition, LinkStatus, RefusedImport};
+use hawser_api::{ClusterName, ServiceKey, labels};
 
 use super::clusterset::{At, Set};
 use super::exports::{Export, labelled};
@@ -12,7 +11,7 @@ use super::local::{LocalService, carried};
 use super::mirrors::{Mirror, Mirrors, Standing};
 use super::{cluster_name, clusterset_name, destinations, region};
 use crate::status::{
-    EndpointEntry, ExportEntry, LinkEntry, ListenerEntry, MirrorEntry, ObjectsEntry, Statuses, Warning,
+    EndpointEntry, ExportEntry, LinkEntry, ListenerEntry, MirrorEntry, ObjectsEntry, RejectionEntry, Statuses, Warning,
 };
 use crate::world::{Objects, World};
 
@@ -32,13 +31,33 @@ pub struct Parts<'p> {
     pub sets: &'p [Set<'p>],
 }
 
+impl<'p> Parts<'p> {
+    /// Sets by their common name, and by the destination that answers for them.
+    fn index(&self) -> Index<'p> {
+        let existing = |set: &'p Set<'p>| match &set.at {
+            At::Existing(key) => Some((key, &set.key)),
+            _ => None,
+        };
+        Index {
+            by_name: self.sets.iter().map(|set| (&set.key, set)).collect(),
+            by_existing: self.sets.iter().filter_map(existing).collect(),
+        }
+    }
+}
+
+struct Index<'p> {
+    by_name: BTreeMap<&'p ServiceKey, &'p Set<'p>>,
+    by_existing: BTreeMap<&'p ServiceKey, &'p ServiceKey>,
+}
+
 /// All statuses.
 pub fn statuses(world: &World, objects: &Objects, parts: &Parts<'_>) -> Statuses {
+    let index = parts.index();
     Statuses {
         links: objects.links.keys().filter_map(|name| link(world, objects, parts, name)).collect(),
-        exports: parts.exports.iter().map(|(key, export)| export_entry(world, parts, key, export)).collect(),
-        mirrors: parts.mirrors.by_name.values().map(|mirror| mirror_entry(parts, mirror)).collect(),
-        endpoints: parts.local.iter().flat_map(|(key, service)| endpoint_entries(key, service)).collect(),
+        exports: parts.exports.iter().map(|(key, export)| export_entry(world, parts, &index, (key, export))).collect(),
+        mirrors: parts.mirrors.by_name.values().map(|mirror| mirror_entry(&index, mirror)).collect(),
+        endpoints: parts.local.iter().flat_map(|(key, service)| endpoint_entries(world, key, service)).collect(),
         listeners: listeners(world),
         objects: objects_entry(world, objects, parts),
     }
@@ -53,7 +72,7 @@ fn condition(kind: &str, good: bool, reason: &str, message: impl Into<String>) -
     }
 }
 
-fn link(world: &World, objects: &Objects, parts: &Parts<'_>, name: &hawser_api::ClusterName) -> Option<LinkEntry> {
+fn link(world: &World, objects: &Objects, parts: &Parts<'_>, name: &ClusterName) -> Option<LinkEntry> {
     let link = objects.links.get(name)?;
     let state = world.peers.get(name).cloned().unwrap_or_default();
     let gateways: Vec<_> = link
@@ -77,9 +96,10 @@ fn link(world: &World, objects: &Objects, parts: &Parts<'_>, name: &hawser_api::
     let gateway = if reachable {
         condition("GatewayReachable", true, "Answers", "at least one gateway answers")
     } else {
-        let remedy =
-            "no gateway answers probes; check the addresses in spec.gateways, and that UDP or TCP is let through";
-        condition("GatewayReachable", false, "NoAnswer", remedy)
+        let trouble = state.gateways.values().map(|gateway| gateway.trouble.as_str()).find(|text| !text.is_empty());
+        let why = format!("no gateway answers probes: {}", trouble.unwrap_or("none has been probed yet"));
+        let remedy = "check spec.gateways, that UDP or TCP is let through, and that the peer links this cluster";
+        condition("GatewayReachable", false, "NoAnswer", format!("{why}; {remedy}"))
     };
     let ready = if state.alive && reachable {
         condition("Ready", true, "Ready", "catalog and gateways are in order")
@@ -118,22 +138,32 @@ fn shown(mut refused: Vec<RefusedImport>) -> Vec<RefusedImport> {
     refused
 }
 
-fn export_entry(world: &World, parts: &Parts<'_>, key: &ServiceKey, export: &Export) -> ExportEntry {
+fn export_entry(
+    world: &World,
+    parts: &Parts<'_>,
+    index: &Index<'_>,
+    (key, export): (&ServiceKey, &Export),
+) -> ExportEntry {
     let service = parts.local.get(key);
+    let rejected = |cluster: &ClusterName| {
+        let reason = world.peers.get(cluster)?.rejections.get(key)?;
+        Some(RejectionEntry { cluster: cluster.to_string(), reason: reason.clone() })
+    };
     let ports = service.map(|s| s.service.spec.ports.iter().filter(|p| carried(p)).map(|p| p.port).collect());
     ExportEntry {
         namespace: key.namespace.to_string(),
         name: key.name.to_string(),
         by: export.by.to_owned(),
-        to: export.to.iter().map(ToString::to_string).collect(),
+        clusters: export.to.iter().map(ToString::to_string).collect(),
         ports: ports.unwrap_or_default(),
         endpoints_ready: count(service.map_or(0, LocalService::ready)),
         federated: service.is_some_and(|s| labelled(s.service, labels::FEDERATED)),
-        conditions: export_conditions(world, parts, key, export),
+        conditions: export_conditions(parts, index, key, export),
+        rejections: export.to.iter().filter_map(rejected).collect(),
     }
 }
 
-fn export_conditions(world: &World, parts: &Parts<'_>, key: &ServiceKey, export: &Export) -> Vec<Condition> {
+fn export_conditions(parts: &Parts<'_>, index: &Index<'_>, key: &ServiceKey, export: &Export) -> Vec<Condition> {
     let valid = match export.invalid {
         None => condition("Valid", true, "Valid", "the Service can be exported"),
         Some(reason @ "NoService") => condition(
@@ -159,7 +189,7 @@ fn export_conditions(world: &World, parts: &Parts<'_>, key: &ServiceKey, export:
     };
     let mut conditions = vec![valid, ready];
     if !export.unknown.is_empty() {
-        let names: Vec<&str> = export.unknown.iter().map(hawser_api::ClusterName::as_str).collect();
+        let names: Vec<&str> = export.unknown.iter().map(ClusterName::as_str).collect();
         let message = format!(
             "{} names {}, which no Link bears: add the Link or correct the name",
             labels::EXPORT_TO,
@@ -167,14 +197,14 @@ fn export_conditions(world: &World, parts: &Parts<'_>, key: &ServiceKey, export:
         );
         conditions.push(condition("ClustersKnown", false, "UnknownCluster", message));
     }
-    conditions.push(conflict(world, parts, key));
+    conditions.push(conflict(parts, index, key));
     conditions
 }
 
 /// MCS: every part of a set is told when the parts differ.
-fn conflict(_world: &World, parts: &Parts<'_>, key: &ServiceKey) -> Condition {
+fn conflict(parts: &Parts<'_>, index: &Index<'_>, key: &ServiceKey) -> Condition {
     let own = parts.local.get(key).map(|service| ports_of_local(service));
-    let set = parts.sets.iter().find(|set| set.key == *key && set.local);
+    let set = index.by_name.get(key).filter(|set| set.local);
     let others = set.map(|set| set.mirrors.as_slice()).unwrap_or_default();
     let differs = others.iter().filter(|m| m.standing != Standing::Withdrawn).find(|m| Some(ports_of(m)) != own);
     match (differs, set.map(|set| &set.at)) {
@@ -203,10 +233,9 @@ fn ports_of(mirror: &Mirror) -> Vec<(String, u16)> {
     ports
 }
 
-fn mirror_entry(parts: &Parts<'_>, mirror: &Mirror) -> MirrorEntry {
+fn mirror_entry(index: &Index<'_>, mirror: &Mirror) -> MirrorEntry {
     let mut dns_names = vec![cluster_name(&mirror.key)];
-    let existing = At::Existing(mirror.key.clone());
-    dns_names.extend(parts.sets.iter().filter(|set| set.at == existing).map(|set| clusterset_name(&set.key)));
+    dns_names.extend(index.by_existing.get(&mirror.key).map(|set| clusterset_name(set)));
     MirrorEntry {
         namespace: mirror.key.namespace.to_string(),
         name: mirror.key.name.to_string(),
@@ -225,10 +254,11 @@ fn mirror_entry(parts: &Parts<'_>, mirror: &Mirror) -> MirrorEntry {
     }
 }
 
-fn endpoint_entries(key: &ServiceKey, service: &LocalService<'_>) -> Vec<EndpointEntry> {
+fn endpoint_entries(world: &World, key: &ServiceKey, service: &LocalService<'_>) -> Vec<EndpointEntry> {
     let convert = |endpoint: &super::local::LocalEndpoint<'_>| EndpointEntry {
+        cluster: world.cluster.to_string(),
         namespace: key.namespace.to_string(),
-        name: key.name.to_string(),
+        service: key.name.to_string(),
         id: endpoint.id.clone(),
         address: endpoint.address.to_string(),
         ports: endpoint.ports.iter().map(|(_, workload)| *workload).collect(),

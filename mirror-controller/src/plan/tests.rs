@@ -488,3 +488,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn ten_thousand_services_are_planned_without_a_step_that_grows_squared() {
+    let mut world = world(WEST);
+    let services = |cluster: &str, count: usize| {
+        (0..count).map(|n| offered(cluster, &format!("s{n}"), 1, n % 2 == 0)).collect::<Vec<_>>()
+    };
+    let time = |world: &World| {
+        let begun = std::time::Instant::now();
+        assert!(plan(world).is_some());
+        begun.elapsed()
+    };
+    offer(&mut world, "east", services("east", 500));
+    offer(&mut world, "north", services("north", 500));
+    let small = (0..3).map(|_| time(&world)).min().unwrap();
+    offer(&mut world, "east", services("east", 10_000));
+    offer(&mut world, "north", services("north", 10_000));
+    let large = (0..3).map(|_| time(&world)).min().unwrap();
+    // Twenty times as many; the rest is for logarithms, caches and a busy machine. A square would be four hundred.
+    assert!(large < small * 100, "1000 services: {small:?}, 20000: {large:?}");
+    println!("1000 services: {small:?}, 20000: {large:?}");
+}

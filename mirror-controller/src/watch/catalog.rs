@@ -12,7 +12,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use hawser_api::proto::catalog::{Rejection, Update, WatchRequest};
+use h2::client::SendRequest;
+use hawser_api::names::NameError;
+use hawser_api::objects::link::RefusedImport;
+use hawser_api::proto::catalog::{Acknowledgement, Rejection, Update, WatchRequest};
 use hawser_api::{ClusterName, Code, Refusal, ServicePort, SpiffeId, TrustDomain, labels};
 use hawser_runtime::clock;
 use hawser_tunnel::open::OpenRequest;
@@ -20,13 +23,17 @@ use hawser_tunnel::pool::{Dialer, GatewayPath};
 use hawser_tunnel::sealed::{self, Driver};
 use hawser_tunnel::tls::{Credentials, Expect};
 use http::{HeaderValue, Request};
+use prost::Message;
 use tokio::sync::watch;
 
 use crate::catalog::grpc::{self, GrpcError};
-use crate::catalog::{HEARTBEAT, LEASE, WATCH_PATH, accept, limits};
+use crate::catalog::{ACKNOWLEDGE_PATH, HEARTBEAT, LEASE, WATCH_PATH, accept, limits};
 use crate::metrics::Metrics;
+use crate::plan::Plan;
 use crate::world::Store;
 
+/// The catalog, as [`labels::SYSTEM_NAMESPACE`], [`labels::CATALOG_SERVICE`] and [`labels::CATALOG_PORT`] name it.
+const TARGET: &str = "hawser-system/catalog:443";
 /// A gateway that has not led to a stream after this time gets company by the next.
 const HEDGE: Duration = Duration::from_millis(700);
 /// From the first try to a stream.
@@ -37,6 +44,10 @@ const SILENCE: Duration = Duration::from_millis(2 * HEARTBEAT.as_millis() as u64
 const PAUSE: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::from_secs(2);
 /// No peer may ask to be believed for longer than our own lease; shorter than this is noise.
 const LEASE_MIN: Duration = Duration::from_millis(500);
+/// From one change to the next: a hundred a second are more than a cluster makes.
+const PACE: Duration = Duration::from_millis(10);
+/// All that a peer is told of a refusal that is this cluster's own affair.
+const NOT_TAKEN: &str = "this cluster does not take it: its Link's status says why";
 /// Messages that one change may be cut into.
 const PARTS_MAX: usize = 32;
 
@@ -56,14 +67,16 @@ pub struct Client {
     pub store: Store,
     /// Counters.
     pub metrics: Metrics,
+    /// What was made of what it offers.
+    pub plans: watch::Receiver<Option<Arc<Plan>>>,
 }
 
 struct Session {
     gateway: usize,
     driver: Driver,
     updates: grpc::Reader,
-    // While it is held the connection takes new streams; without it, it would end with this one.
-    _requests: h2::client::SendRequest<Bytes>,
+    requests: SendRequest<Bytes>,
+    told: Vec<Rejection>,
 }
 
 impl Client {
@@ -169,72 +182,72 @@ impl Client {
 
     async fn open(&self, gateway: usize) -> Result<Session, Refusal> {
         let path = self.paths.get(gateway).ok_or_else(|| unreachable(&self.peer, "the gateway is gone"))?;
-        let target =
-            ServicePort::parse(labels::SYSTEM_NAMESPACE, labels::CATALOG_SERVICE, u32::from(labels::CATALOG_PORT));
-        let target = target.map_err(|error| unreachable(&self.peer, &error.to_string()))?;
+        let bad = |error: NameError| unreachable(&self.peer, &error.to_string());
+        let target: ServicePort = TARGET.parse().map_err(bad)?;
         let controller =
             SpiffeId::service_account(&self.domain, labels::SYSTEM_NAMESPACE, labels::MIRROR_CONTROLLER_ACCOUNT)
-                .map_err(|error| unreachable(&self.peer, &error.to_string()))?;
+                .map_err(bad)?;
         let expect = Expect::Identities(Arc::from([controller]));
-        let opening = self.dialer.open(path, &OpenRequest::any(target.clone())).await?;
+        let opening = self.dialer.open(path, &OpenRequest::any(target)).await?;
         let (client, mut driver) = sealed::connect_shared(opening.stream, &self.credentials, &expect, SILENCE).await?;
         let requests = client.requests;
-        let reader = tokio::select! {
-            reader = self.ask(requests.clone(), &target) => reader.map_err(|error| self.broken(&error))?,
+        let told = self.rejections();
+        let cluster = self.store.now().cluster.to_string();
+        let request = WatchRequest { cluster, rejections: told.clone() };
+        let updates = tokio::select! {
+            reader = ask(requests.clone(), WATCH_PATH, &request) => reader.map_err(|error| self.broken(&error))?,
             () = &mut driver => return Err(unreachable(&self.peer, "the session ended before the catalog answered")),
         };
-        Ok(Session { gateway, driver, updates: reader, _requests: requests })
+        Ok(Session { gateway, driver, updates, requests, told })
     }
 
-    async fn ask(
-        &self,
-        requests: h2::client::SendRequest<Bytes>,
-        target: &ServicePort,
-    ) -> Result<grpc::Reader, GrpcError> {
-        let mut requests = requests.ready().await?;
-        let mut request = Request::new(());
-        *request.method_mut() = http::Method::POST;
-        *request.uri_mut() = http::Uri::builder()
-            .scheme("https")
-            .authority("catalog.hawser-system")
-            .path_and_query(WATCH_PATH)
-            .build()
-            .unwrap_or_default();
-        let headers = request.headers_mut();
-        headers.insert("content-type", HeaderValue::from_static("application/grpc"));
-        headers.insert("te", HeaderValue::from_static("trailers"));
-        if let Ok(value) = HeaderValue::from_str(&target.to_string()) {
-            headers.insert(labels::HEADER_TARGET, value);
-        }
-        let (response, mut body) = requests.send_request(request, false)?;
-        body.send_data(grpc::encode(&self.request()), true)?;
-        let response = response.await?;
-        if !response.status().is_success() || response.headers().contains_key("grpc-status") {
-            return Err(grpc::status(response.headers()));
-        }
-        Ok(grpc::Reader::new(response.into_body(), limits::check_update))
-    }
-
-    /// Tells the exporter what was refused of what it offered last time, for its own users to see.
-    fn request(&self) -> WatchRequest {
-        let world = self.store.now();
-        let refused = world.peers.get(&self.peer).map(|peer| peer.catalog.refused.as_slice()).unwrap_or_default();
-        let rejection = |refused: &hawser_api::objects::link::RefusedImport| {
-            let (namespace, name) = refused.service.split_once('/').unwrap_or_default();
-            Rejection { namespace: namespace.into(), name: name.into(), reason: refused.reason.clone() }
+    /// What is refused of what the peer offers, for its own users to see. Rules that the offer itself breaks are told;
+    /// that a name is taken here, or a namespace not mapped, says something of this cluster and is not.
+    fn rejections(&self) -> Vec<Rejection> {
+        let (world, plan) = (self.store.now(), self.plans.borrow().clone());
+        let broken = world.peers.get(&self.peer).map(|peer| peer.catalog.refused.as_slice()).unwrap_or_default();
+        let links = plan.as_deref().map(|plan| plan.statuses.links.as_slice()).unwrap_or_default();
+        let link = links.iter().find(|link| link.name == self.peer.as_str());
+        let refused = link.map(|link| link.status.refused.as_slice()).unwrap_or_default();
+        let rejection = |refused: &RefusedImport| {
+            let (namespace, name) = refused.service.split_once('/')?;
+            let reason = if broken.contains(refused) { &refused.reason } else { NOT_TAKEN };
+            Some(Rejection { namespace: namespace.into(), name: name.into(), reason: reason.into() })
         };
-        WatchRequest { cluster: world.cluster.to_string(), rejections: refused.iter().map(rejection).collect() }
+        refused.iter().filter_map(rejection).collect()
+    }
+
+    /// Tells the peer whenever that changes. A peer that does not want to know is not asked again.
+    async fn acknowledge(&self, requests: SendRequest<Bytes>, mut told: Vec<Rejection>) {
+        let mut plans = self.plans.clone();
+        loop {
+            let rejections = self.rejections();
+            if rejections != told {
+                told.clone_from(&rejections);
+                let message = Acknowledgement { rejections };
+                let sent = tokio::time::timeout(CONNECT, ask(requests.clone(), ACKNOWLEDGE_PATH, &message)).await;
+                if !matches!(sent, Ok(Ok(_))) {
+                    break;
+                }
+            }
+            if plans.changed().await.is_err() {
+                break;
+            }
+        }
+        std::future::pending().await
     }
 
     /// Takes updates until the stream ends or falls silent; says why it is over.
     async fn follow(&self, session: Session, heard: &watch::Sender<Duration>) -> Refusal {
-        let Session { mut driver, mut updates, .. } = session;
+        let Session { mut driver, mut updates, requests, told, .. } = session;
+        let mut acknowledge = pin!(self.acknowledge(requests, told));
         let mut pending: Vec<Update> = Vec::new();
         let mut version = 0;
         loop {
             let next = tokio::select! {
                 next = tokio::time::timeout(SILENCE, updates.next::<Update>()) => next,
                 () = &mut driver => return unreachable(&self.peer, "the session with its catalog ended"),
+                () = &mut acknowledge => continue,
             };
             let update = match next {
                 Err(_) => return unreachable(&self.peer, "its catalog fell silent"),
@@ -261,6 +274,8 @@ impl Client {
             self.take(std::mem::take(&mut pending));
             self.metrics.heard(&self.peer, clock::millis(clock::now()));
             heard.send_replace(lease);
+            // What a peer sends faster waits in its own buffers.
+            tokio::time::sleep(PACE).await;
         }
     }
 
@@ -290,6 +305,26 @@ impl Client {
             error => unreachable(&self.peer, &format!("its catalog broke off: {error}")),
         }
     }
+}
+
+/// Begins a call with its one message.
+async fn ask(requests: SendRequest<Bytes>, path: &str, message: &impl Message) -> Result<grpc::Reader, GrpcError> {
+    let mut requests = requests.ready().await?;
+    let mut request = Request::new(());
+    *request.method_mut() = http::Method::POST;
+    let uri = http::Uri::builder().scheme("https").authority("catalog.hawser-system").path_and_query(path);
+    *request.uri_mut() = uri.build().unwrap_or_default();
+    let headers = request.headers_mut();
+    headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+    headers.insert("te", HeaderValue::from_static("trailers"));
+    headers.insert(labels::HEADER_TARGET, HeaderValue::from_static(TARGET));
+    let (response, mut body) = requests.send_request(request, false)?;
+    body.send_data(grpc::encode(message), true)?;
+    let response = response.await?;
+    if !response.status().is_success() || response.headers().contains_key("grpc-status") {
+        return Err(grpc::status(response.headers()));
+    }
+    Ok(grpc::Reader::new(response.into_body(), limits::check_update))
 }
 
 fn unreachable(peer: &ClusterName, why: &str) -> Refusal {

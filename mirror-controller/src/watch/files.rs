@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use hawser_api::objects::Object;
 use hawser_api::objects::load::{self, FILE_MAX, Located, Problem};
+use hawser_api::{ClusterName, TrustDomain};
 use hawser_runtime::clock;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
@@ -29,7 +31,8 @@ const FILES_MAX: usize = 2000;
 pub async fn run(directory: PathBuf, last_good: PathBuf, store: Store, report: impl Fn(&Objects)) {
     let stirred = Arc::new(Notify::new());
     let mut watcher = None;
-    let mut reader = Reader::new(directory.clone(), last_good);
+    let world = store.now();
+    let mut reader = Reader::new(directory.clone(), last_good, (world.cluster.clone(), world.domain.clone()));
     loop {
         // Made again when the directory was not there, or was replaced.
         if watcher.is_none() || reader.lost {
@@ -80,13 +83,15 @@ struct Reader {
     problems: Vec<Problem>,
     first: bool,
     lost: bool,
+    // This cluster's name and trust domain, which no Link may bear.
+    own: (ClusterName, TrustDomain),
 }
 
 impl Reader {
-    fn new(directory: PathBuf, last_good: PathBuf) -> Self {
-        let good = recall(&last_good);
+    fn new(directory: PathBuf, last_good: PathBuf, own: (ClusterName, TrustDomain)) -> Self {
+        let good = recall(&last_good, &own);
         let (seen, problems) = (BTreeMap::new(), Vec::new());
-        Self { directory, last_good, seen, good, problems, first: true, lost: false }
+        Self { directory, last_good, seen, good, problems, first: true, lost: false, own }
     }
 
     /// Reads it all; what is in force now, if that or the problems with it changed, and since when.
@@ -109,7 +114,7 @@ impl Reader {
         }
         let before: BTreeMap<String, String> =
             self.good.iter().map(|(f, good)| (f.clone(), good.text.clone())).collect();
-        let problems = evaluate(&mut self.good, &seen, problems);
+        let problems = evaluate(&mut self.good, &seen, problems, &self.own);
         self.seen = seen;
         let after: BTreeMap<String, String> =
             self.good.iter().map(|(f, good)| (f.clone(), good.text.clone())).collect();
@@ -197,6 +202,7 @@ fn evaluate(
     good: &mut BTreeMap<String, Good>,
     seen: &BTreeMap<String, String>,
     mut problems: Vec<Problem>,
+    own: &(ClusterName, TrustDomain),
 ) -> Vec<Problem> {
     let unreadable: Vec<String> = problems.iter().map(|problem| problem.file.clone()).collect();
     good.retain(|file, _| seen.contains_key(file) || unreadable.contains(file));
@@ -204,7 +210,7 @@ fn evaluate(
         seen.iter().filter(|(file, text)| good.get(*file).is_none_or(|good| good.text != **text)).collect();
     let mut parsed = Vec::new();
     for (file, text) in changed {
-        match load::parse(file, text) {
+        match parse(file, text, own) {
             Ok(objects) => parsed.push((file, Good { text: text.clone(), objects })),
             Err(broken) => problems.extend(broken),
         }
@@ -235,11 +241,30 @@ fn evaluate(
     problems
 }
 
+/// A Link to ourselves would have us trust a peer as we trust our own.
+fn parse(file: &str, text: &str, own: &(ClusterName, TrustDomain)) -> Result<Vec<Located>, Vec<Problem>> {
+    let objects = load::parse(file, text)?;
+    let mut problems = Vec::new();
+    for located in &objects {
+        let Object::Link(link) = &located.object else { continue };
+        let name = (link.metadata.name == own.0.as_str()).then_some(("metadata.name", own.0.as_str()));
+        let domain = (link.spec.trust_domain == own.1).then_some(("spec.trustDomain", own.1.as_str()));
+        problems.extend(name.into_iter().chain(domain).map(|(field, value)| Problem {
+            file: file.to_owned(),
+            line: located.line,
+            field: field.to_owned(),
+            reason: format!("{value} is this cluster's own"),
+            remedy: "name the peer's".to_owned(),
+        }));
+    }
+    if problems.is_empty() { Ok(objects) } else { Err(problems) }
+}
+
 /// The last good files as a former run kept them.
-fn recall(directory: &Path) -> BTreeMap<String, Good> {
+fn recall(directory: &Path, own: &(ClusterName, TrustDomain)) -> BTreeMap<String, Good> {
     let texts = list(directory).map(|(texts, _, _)| texts).unwrap_or_default();
     let parse = |(file, text): (String, String)| {
-        let objects = load::parse(&file, &text).ok()?;
+        let objects = parse(&file, &text, own).ok()?;
         Some((file, Good { text, objects }))
     };
     texts.into_iter().filter_map(parse).collect()

@@ -49,12 +49,15 @@ async fn one(path: GatewayPath, dialer: Dialer, store: Store, metrics: Metrics) 
                 alive(&path, &store, &probe);
                 started.await;
             }
-            // A gateway that refuses is there; who is not let in by it has another trouble, which the catalog tells.
-            Ok(Err(_)) | Err(_) => {
+            missed => {
                 misses += 1;
                 if misses >= MISSES {
                     metrics.gateway(&path, false, None);
-                    dead(&path, &store);
+                    let trouble = match missed {
+                        Ok(Err(refusal)) => refusal.message,
+                        _ => format!("no answer within {} ms", DEADLINE.as_millis()),
+                    };
+                    dead(&path, &store, trouble);
                     started.await;
                 } else {
                     // A connection refused at once would else make two misses of one moment.
@@ -73,29 +76,24 @@ fn alive(path: &GatewayPath, store: &Store, probe: &Probe) {
         if known.alive && known.transport == transport && (differs < NOTABLE_US || differs < known.round_trip_us / 2) {
             return None;
         }
-        Some(GatewayState { alive: true, transport: transport.to_owned(), round_trip_us })
+        Some(GatewayState { alive: true, transport: transport.to_owned(), round_trip_us, trouble: String::new() })
     });
 }
 
-fn dead(path: &GatewayPath, store: &Store) {
-    // Not known yet and not alive look the same in a state, but not in the map: an entry says that it was probed.
-    change(path, store, |known| known.alive.then(|| GatewayState { alive: false, ..known.clone() }));
-    store.update_peer(clock::millis(clock::now()), &path.cluster, |peer| {
-        let new = !peer.gateways.contains_key(&path.gateway);
-        if new {
-            peer.gateways.insert(path.gateway.clone(), GatewayState::default());
-        }
-        new
-    });
+fn dead(path: &GatewayPath, store: &Store, trouble: String) {
+    change(path, store, |known| Some(GatewayState { alive: false, trouble, ..known.clone() }));
 }
 
 fn change(path: &GatewayPath, store: &Store, next: impl FnOnce(&GatewayState) -> Option<GatewayState>) {
     let gateway: &Namespace = &path.gateway;
     store.update_peer(clock::millis(clock::now()), &path.cluster, |peer| {
-        let known = peer.gateways.get(gateway).cloned().unwrap_or_default();
-        let Some(next) = next(&known) else { return false };
-        if known.alive != next.alive {
-            tracing::info!(cluster = %path.cluster, %gateway, alive = next.alive, "a gateway changed");
+        // An entry says that it has been probed: one that was not is as good as any.
+        let probed = peer.gateways.get(gateway).cloned();
+        let known = probed.clone().unwrap_or_default();
+        let Some(next) = next(&known).filter(|next| probed.as_ref() != Some(next)) else { return false };
+        if probed.is_none() || known.alive != next.alive {
+            let (alive, why) = (next.alive, &next.trouble);
+            tracing::info!(cluster = %path.cluster, %gateway, alive, why, "a gateway changed");
         }
         peer.gateways.insert(gateway.clone(), next);
         true

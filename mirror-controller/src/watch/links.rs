@@ -11,10 +11,12 @@ use hawser_api::{ClusterName, TrustDomain};
 use hawser_runtime::{Process, clock};
 use hawser_tunnel::pool::Dialer;
 use hawser_tunnel::tls::{Anchors, Credentials};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{catalog, gateways, last_known};
 use crate::metrics::Metrics;
+use crate::plan::Plan;
 use crate::world::{Catalog, PeerState, Store, World};
 
 /// A catalog that changes all the time is written no more often than this.
@@ -33,6 +35,8 @@ pub struct Links {
     pub catalogs: PathBuf,
     /// Counters.
     pub metrics: Metrics,
+    /// What was made of what peers offer.
+    pub plans: watch::Receiver<Option<Arc<Plan>>>,
 }
 
 struct Running {
@@ -107,6 +111,7 @@ impl Links {
             credentials: self.credentials.clone(),
             store: self.store.clone(),
             metrics: self.metrics.clone(),
+            plans: self.plans.clone(),
         };
         let probes = gateways::run(paths, self.dialer.clone(), self.store.clone(), self.metrics.clone());
         for task in [Box::pin(client.run()) as Task, Box::pin(probes), Box::pin(self.clone().save(name.clone()))] {

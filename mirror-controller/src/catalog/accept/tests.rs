@@ -126,3 +126,17 @@ fn a_catalog_is_read_back_from_its_snapshot() {
     let foreign = update(&Catalog::default(), &snapshot(&known), &"north.example".parse().unwrap());
     assert_eq!((foreign.offers.len(), foreign.refused.len()), (0, 2));
 }
+
+#[test]
+fn rejections_are_bounded_cut_and_cleaned() {
+    let rejection = |n: usize| catalog::Rejection {
+        namespace: "shop".into(),
+        name: format!("s{n}"),
+        reason: format!("a\r\n{}", "x".repeat(1000)),
+    };
+    let mut told: Vec<_> = (0..2 * REJECTIONS_MAX).map(rejection).collect();
+    told[0].name = "../x".into();
+    let rejections = rejections(&told);
+    assert_eq!(rejections.len(), REJECTIONS_MAX - 1);
+    assert!(rejections.values().all(|reason| reason.len() <= REASON_MAX && reason.starts_with("ax")));
+}

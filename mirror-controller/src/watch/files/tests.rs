@@ -1,6 +1,10 @@
 use super::*;
 use crate::plan::tests::{WEST, service};
 
+fn own() -> (ClusterName, TrustDomain) {
+    ("west".parse().unwrap(), "west.example".parse().unwrap())
+}
+
 struct Directory {
     root: tempfile::TempDir,
 }
@@ -12,7 +16,7 @@ impl Directory {
         Self { root }
     }
     fn reader(&self) -> Reader {
-        Reader::new(self.root.path().join("objects"), self.root.path().join("last-good"))
+        Reader::new(self.root.path().join("objects"), self.root.path().join("last-good"), own())
     }
     fn write(&self, file: &str, text: &str) {
         std::fs::write(self.root.path().join("objects").join(file), text).unwrap();
@@ -123,4 +127,18 @@ async fn an_edit_takes_effect_within_a_second() {
     directory.remove("a.yaml");
     tokio::time::timeout(Duration::from_secs(1), world.wait_for(has(1))).await.unwrap().unwrap();
     watching.abort();
+}
+
+#[test]
+fn a_link_to_ourselves_is_refused_whatever_the_cluster_object_says() {
+    let directory = Directory::new();
+    for (from, to, field) in
+        [("east.example", "west.example", "spec.trustDomain"), ("{name: east}", "{name: west}", "metadata.name")]
+    {
+        let link = WEST.split("---\n").nth(1).unwrap().replace(from, to);
+        directory.write("link.yaml", &link);
+        let (objects, _) = directory.reader().read().unwrap();
+        assert!(objects.links.is_empty());
+        assert_eq!(objects.problems[0].field, field);
+    }
 }
