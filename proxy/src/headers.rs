@@ -167,11 +167,17 @@ pub fn wants_upgrade(parts: &request::Parts) -> bool {
             && has_token(&parts.headers, &header::CONNECTION, "upgrade"))
 }
 
-/// The caller's trace context, if it is one.
+/// The request's trace context for records: the caller's, or the one that the outbound proxy made up.
 pub fn traceparent(headers: &HeaderMap) -> Option<&str> {
-    let text = headers.get(TRACEPARENT)?.to_str().ok()?;
+    let text = headers.get(TRACEPARENT).or_else(|| headers.get(HEADER_TRACE))?.to_str().ok()?;
     let plain = text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
     (plain && !text.is_empty() && text.len() <= TRACEPARENT_MAX).then_some(text)
+}
+
+/// A trace context that nobody samples, so that the records of both proxies can be joined.
+pub fn new_trace() -> HeaderValue {
+    let (trace, span) = (rand::random::<u128>().max(1), rand::random::<u64>().max(1));
+    HeaderValue::try_from(format!("00-{trace:032x}-{span:016x}-00")).unwrap_or_else(|_| HeaderValue::from_static("00"))
 }
 
 /// What `hawser-version` says of a request.
@@ -371,6 +377,17 @@ mod tests {
         assert_eq!(grpc.headers()["grpc-status"], "7");
         assert!(grpc.headers()["grpc-message"].to_str().unwrap().contains("100%25"));
         assert_eq!(refusal_code(grpc.headers()), Some(Code::NotExported));
+    }
+
+    #[test]
+    fn a_trace_is_made_up_where_the_caller_has_none() {
+        let mut headers = HeaderMap::new();
+        headers.insert(HEADER_TRACE, new_trace());
+        let made = traceparent(&headers).unwrap().to_owned();
+        assert_eq!((made.len(), &made[..3], &made[52..]), (55, "00-", "-00"));
+        let theirs = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        headers.insert(TRACEPARENT, HeaderValue::from_static(theirs));
+        assert_eq!(traceparent(&headers), Some(theirs));
     }
 
     #[test]

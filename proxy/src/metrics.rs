@@ -2,11 +2,14 @@
 //!
 //! A family is a lock and a map; whoever is on the hot path asks once for a [`RouteMetrics`] and keeps it.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hawser_api::Code;
+use hawser_tunnel::splice::Traffic;
+use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -65,6 +68,78 @@ impl EncodeMetric for Latency {
 
 impl TypedMetric for Latency {
     const TYPE: MetricType = MetricType::Histogram;
+}
+
+/// A counter of bytes that sees connections while they run: a transfer of hours would otherwise show at its end.
+#[derive(Debug, Clone, Default)]
+pub struct Bytes {
+    inner: Arc<Mutex<BytesInner>>,
+}
+
+#[derive(Debug, Default)]
+struct BytesInner {
+    ended: u64,
+    live: HashMap<usize, (Weak<Traffic>, Way)>,
+}
+
+/// Which of a connection's two counts.
+#[derive(Debug, Clone, Copy)]
+pub enum Way {
+    /// [`Traffic::sent`].
+    Sent,
+    /// [`Traffic::received`].
+    Received,
+}
+
+impl Way {
+    fn of(self, traffic: &Traffic) -> u64 {
+        match self {
+            Self::Sent => traffic.sent(),
+            Self::Received => traffic.received(),
+        }
+    }
+}
+
+impl Bytes {
+    /// A connection begins.
+    pub fn begin(&self, traffic: &Arc<Traffic>, way: Way) {
+        self.inner.lock().live.insert(Arc::as_ptr(traffic).addr(), (Arc::downgrade(traffic), way));
+    }
+
+    /// A connection has ended.
+    pub fn end(&self, traffic: &Arc<Traffic>) {
+        let mut inner = self.inner.lock();
+        if let Some((_, way)) = inner.live.remove(&Arc::as_ptr(traffic).addr()) {
+            inner.ended = inner.ended.saturating_add(way.of(traffic));
+        }
+    }
+
+    /// Adds what a connection carried that has ended.
+    pub fn inc_by(&self, bytes: u64) {
+        let mut inner = self.inner.lock();
+        inner.ended = inner.ended.saturating_add(bytes);
+    }
+
+    /// All so far.
+    pub fn get(&self) -> u64 {
+        let inner = self.inner.lock();
+        let live = inner.live.values().filter_map(|(traffic, way)| Some(way.of(&*traffic.upgrade()?)));
+        live.fold(inner.ended, u64::saturating_add)
+    }
+}
+
+impl EncodeMetric for Bytes {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        encoder.encode_counter::<NoLabelSet, _, u64>(&self.get(), None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+impl TypedMetric for Bytes {
+    const TYPE: MetricType = MetricType::Counter;
 }
 
 /// Where requests and connections go.
@@ -127,8 +202,8 @@ pub struct Metrics {
     tcp_opens: Family<RouteLabels, Counter>,
     tcp_closes: Family<EndedLabels, Counter>,
     tcp_open_now: Family<RouteLabels, Gauge>,
-    tcp_sent: Family<RouteLabels, Counter>,
-    tcp_received: Family<RouteLabels, Counter>,
+    tcp_sent: Family<RouteLabels, Bytes>,
+    tcp_received: Family<RouteLabels, Bytes>,
     sessions: Family<SessionLabels, Counter>,
     handshake_failures: Family<ReasonLabels, Counter>,
     ejections: Family<OutcomeLabels, Counter>,
@@ -146,9 +221,9 @@ pub struct RouteMetrics {
     /// TCP connections open now.
     pub tcp_open_now: Gauge,
     /// Application bytes into the mesh (outbound) or to the application (inbound).
-    pub tcp_sent: Counter,
+    pub tcp_sent: Bytes,
     /// Application bytes the other way.
-    pub tcp_received: Counter,
+    pub tcp_received: Bytes,
 }
 
 impl RouteMetrics {
@@ -255,6 +330,13 @@ mod tests {
         let route = metrics.route(Direction::Outbound, "shop/checkout:80", "east");
         route.request(Some(200), Duration::from_millis(3));
         route.request(None, Duration::from_secs(100));
+        let traffic = Arc::new(Traffic::default());
+        route.tcp_sent.begin(&traffic, Way::Sent);
+        traffic.sent.store(7, Ordering::Relaxed);
+        assert_eq!(route.tcp_sent.get(), 7, "a connection counts while it runs");
+        route.tcp_sent.end(&traffic);
+        traffic.sent.store(9, Ordering::Relaxed);
+        assert_eq!(route.tcp_sent.get(), 7, "and once");
         metrics.retry("shop/checkout:80", "success");
         metrics.refused(Direction::Outbound, Code::NotExported);
         let mut text = String::new();
@@ -265,6 +347,7 @@ mod tests {
             format!(r#"hawser_request_total{{{route},status_class="refused"}} 1"#),
             format!(r#"hawser_request_duration_seconds_bucket{{le="0.005",{route}}} 1"#),
             format!(r#"hawser_request_duration_seconds_bucket{{le="+Inf",{route}}} 2"#),
+            format!(r#"hawser_tcp_sent_bytes_total{{{route}}} 7"#),
             r#"hawser_retry_total{destination="shop/checkout:80",outcome="success"} 1"#.to_owned(),
             r#"hawser_refusal_total{direction="outbound",code="not_exported"} 1"#.to_owned(),
         ] {

@@ -198,9 +198,14 @@ impl Drop for Entry {
     }
 }
 
+/// Whether anybody wants access records.
+pub fn recorded() -> bool {
+    tracing::enabled!(target: "access", tracing::Level::INFO)
+}
+
 /// Writes the one access record of a stream.
 pub fn record(live: &Live, outcome: &Outcome) {
-    if !tracing::enabled!(target: "access", tracing::Level::INFO) {
+    if !recorded() {
         return;
     }
     let path = &*live.path;

@@ -39,7 +39,7 @@ pub(super) async fn open(
     all.insert(HEADER_TARGET, leg.pool.target_header.clone());
     all.insert(HEADER_CARRIES, HeaderValue::from_static(carries));
     if let Some(trace) = trace {
-        all.insert(headers::TRACEPARENT, trace.clone());
+        all.insert(headers::HEADER_TRACE, trace.clone());
     }
     let answered = tokio::time::timeout(ANSWER, answer(ticket, head)).await;
     let refusal = match answered {

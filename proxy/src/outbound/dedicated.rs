@@ -122,7 +122,7 @@ pub(super) async fn carry(app: &Arc<App>, opened: Opened, socket: TcpStream, ear
     let Opened { leg, session, path, hold, visit } = opened;
     let carried = Carried::begin(app, &leg, path, &hold);
     let ended = session.relay(socket, early, carried.traffic.clone(), carried.cut.clone()).await;
-    carried.end(app, &leg, ended, &hold);
+    carried.end(ended);
     hold.finish();
     drop(visit);
 }

@@ -110,7 +110,7 @@ fn serve(app: Arc<App>, request: Request<Incoming>) -> impl Future<Output = Resu
 async fn travel(mut trip: Trip, mut parts: Parts, body: Incoming) -> Result<Response<Answer>, Abort> {
     let upgrades = headers::wants_upgrade(&parts);
     let head = match Head::new(&mut parts, upgrades) {
-        Ok(head) => head,
+        Ok(head) => head.traced(trip.trace()),
         Err(refusal) => return Ok(refuse(trip, &refusal)),
     };
     if upgrades {
@@ -176,6 +176,14 @@ impl Head {
             Refusal::new(Code::BadRequest, message, "send a target as in RFC 9112 section 3.2")
         })?;
         Ok(Self { method: parts.method.clone(), uri, headers: all, version, expects_continue })
+    }
+
+    /// Marks it for the records of both proxies.
+    fn traced(mut self, trace: Option<&HeaderValue>) -> Self {
+        if let Some(trace) = trace.filter(|_| !self.headers.contains_key(headers::TRACEPARENT)) {
+            self.headers.insert(headers::HEADER_TRACE, trace.clone());
+        }
+        self
     }
 
     fn to_request(&self, target: &HeaderValue) -> Request<()> {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use hawser_api::Refusal;
 use hawser_tunnel::sealed;
 use hawser_tunnel::splice::{Ended, Traffic};
+use http::HeaderValue;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -18,41 +19,44 @@ use super::http::Search;
 use super::retry::PLACES_MAX;
 use super::target::Leg;
 use super::{App, connect, dedicated, trip};
+use crate::headers;
+use crate::metrics::Way;
 use crate::session::{Hold, Ticket};
-use crate::streams::{Direction, Entry, Kind, Live, Outcome, Path, record};
+use crate::streams::{Direction, Entry, Kind, Live, Outcome, Path, record, recorded};
 
 /// Carries a connection from which `early` has been read.
 pub(super) async fn carry(app: &Arc<App>, socket: TcpStream, early: Bytes) {
     let mode = app.target.plan().destination.session;
     let begun = Instant::now();
+    let trace = recorded().then(headers::new_trace);
     let outcome = if app.target.bulk.dedicated(mode) {
         match dedicated::open(app).await {
             Ok(opened) => return dedicated::carry(app, opened, socket, early).await,
             Err(refusal) => Err(refusal),
         }
     } else {
-        shared(app).await
+        shared(app, trace.as_ref()).await
     };
     match outcome {
         Ok((leg, ticket, stream)) => {
             let (path, hold) = (ticket.session.path.clone(), ticket.session.hold.clone());
-            let carried = Carried::begin(app, &leg, path, &hold);
+            let carried = Carried::begin(app, &leg, path, &hold).traced(trace);
             let (traffic, cut) = (carried.traffic.clone(), carried.cut.clone());
             let ended = sealed::carry_stream(stream.send, stream.recv, socket, early, traffic, cut).await;
-            carried.end(app, &leg, ended, &hold);
+            carried.end(ended);
         }
         Err(refusal) => refuse(app, &socket, &refusal, begun),
     }
 }
 
 /// A stream of a shared session.
-async fn shared(app: &Arc<App>) -> Result<(Arc<Leg>, Ticket, connect::Stream), Refusal> {
+async fn shared(app: &Arc<App>, trace: Option<&HeaderValue>) -> Result<(Arc<Leg>, Ticket, connect::Stream), Refusal> {
     let mut search = Search::default();
     let mut tries = 0;
     loop {
         let (leg, mut ticket) = search.place(app).await?;
         tries += 1;
-        match connect::open(&leg, &mut ticket, "tcp", None).await {
+        match connect::open(&leg, &mut ticket, "tcp", trace).await {
             Ok(stream) => return Ok((leg, ticket, stream)),
             Err(refusal) if tries >= PLACES_MAX || !refusal.code.retry_elsewhere() => return Err(refusal),
             Err(refusal) => {
@@ -63,20 +67,27 @@ async fn shared(app: &Arc<App>) -> Result<(Arc<Leg>, Ticket, connect::Stream), R
     }
 }
 
-/// A connection that is being carried.
+/// A connection that is being carried; booked once at its end, also when its task is dropped.
 pub(super) struct Carried {
     pub(super) traffic: Arc<Traffic>,
     pub(super) cut: CancellationToken,
-    entry: Entry,
+    app: Arc<App>,
+    leg: Arc<Leg>,
+    hold: Arc<Hold>,
+    trace: Option<HeaderValue>,
+    entry: Option<Entry>,
+    ended: Ended,
 }
 
 impl Carried {
-    pub(super) fn begin(app: &App, leg: &Leg, path: Arc<Path>, hold: &Hold) -> Self {
+    pub(super) fn begin(app: &Arc<App>, leg: &Arc<Leg>, path: Arc<Path>, hold: &Arc<Hold>) -> Self {
         let traffic = Arc::new(Traffic::default());
         let cut = hold.stop().child_token();
         app.target.bulk.begin(&traffic);
         leg.metrics.tcp_opens.inc();
         leg.metrics.tcp_open_now.inc();
+        leg.metrics.tcp_sent.begin(&traffic, Way::Sent);
+        leg.metrics.tcp_received.begin(&traffic, Way::Received);
         let live = Live {
             path,
             destination: app.target.label.clone(),
@@ -85,24 +96,41 @@ impl Carried {
             traffic: traffic.clone(),
             cut: Some(cut.clone()),
         };
-        Self { traffic, cut, entry: app.context.streams.begin(live) }
+        let entry = Some(app.context.streams.begin(live));
+        let (app, leg, hold) = (app.clone(), leg.clone(), hold.clone());
+        Self { traffic, cut, app, leg, hold, trace: None, entry, ended: Ended::Cut }
     }
 
-    /// Books the connection's end, once.
-    pub(super) fn end(self, app: &App, leg: &Leg, ended: Ended, hold: &Hold) {
-        use std::sync::atomic::Ordering::Relaxed;
+    /// With this trace context in its record.
+    pub(super) fn traced(mut self, trace: Option<HeaderValue>) -> Self {
+        self.trace = trace;
+        self
+    }
+
+    /// It ended so.
+    pub(super) fn end(mut self, ended: Ended) {
+        self.ended = ended;
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        let Self { app, leg, .. } = self;
         app.target.bulk.end(&self.traffic);
         leg.metrics.tcp_open_now.dec();
-        leg.metrics.tcp_sent.inc_by(self.traffic.sent.load(Relaxed));
-        leg.metrics.tcp_received.inc_by(self.traffic.received.load(Relaxed));
+        leg.metrics.tcp_sent.end(&self.traffic);
+        leg.metrics.tcp_received.end(&self.traffic);
         // The stream's end of a cut session looks like the peer's.
-        let refusal = hold.cut_because();
-        let ended = if refusal.is_some() && ended != Ended::Finished { Ended::Cut } else { ended };
+        let refusal = self.hold.cut_because();
+        let ended = if refusal.is_some() && self.ended != Ended::Finished { Ended::Cut } else { self.ended };
         app.context.metrics.tcp_closed(Direction::Outbound, ended.as_str());
         if let Some(code) = refusal.filter(|_| ended == Ended::Cut) {
             tracing::warn!(destination = &*app.target.label, client = %app.client, %code, "connection cut");
         }
-        self.entry.end(&Outcome { refusal, ended: ended.as_str(), ..Outcome::default() });
+        let traceparent = self.trace.as_ref().and_then(|t| t.to_str().ok()).unwrap_or_default().to_owned();
+        if let Some(entry) = self.entry.take() {
+            entry.end(&Outcome { refusal, ended: ended.as_str(), traceparent, ..Outcome::default() });
+        }
     }
 }
 

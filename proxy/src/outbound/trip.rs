@@ -12,7 +12,7 @@ use super::App;
 use super::target::Leg;
 use crate::headers;
 use crate::session::Ticket;
-use crate::streams::{Direction, Entry, Kind, Live, Outcome, Path, record};
+use crate::streams::{Direction, Entry, Kind, Live, Outcome, Path, record, recorded};
 
 /// One request.
 #[derive(Debug)]
@@ -32,6 +32,7 @@ pub(super) struct Trip {
 }
 
 impl Trip {
+    /// Begins; where the caller has no trace context and records are kept, one is made up for them.
     pub(super) fn new(app: Arc<App>, head: &request::Parts) -> Self {
         app.in_flight.fetch_add(1, Ordering::Relaxed);
         app.target.budget.earn();
@@ -40,7 +41,11 @@ impl Trip {
             grpc: headers::is_grpc(&head.headers),
             http2: head.version == http::Version::HTTP_2,
             begun: Instant::now(),
-            traceparent: head.headers.get(headers::TRACEPARENT).cloned(),
+            traceparent: head
+                .headers
+                .get(headers::TRACEPARENT)
+                .cloned()
+                .or_else(|| recorded().then(headers::new_trace)),
             leg: None,
             entry: None,
             status: None,
@@ -48,6 +53,11 @@ impl Trip {
             complete: false,
             app,
         }
+    }
+
+    /// The trace context that goes with it.
+    pub(super) fn trace(&self) -> Option<&HeaderValue> {
+        self.traceparent.as_ref()
     }
 
     /// It goes this way now.
@@ -110,7 +120,7 @@ impl Drop for Trip {
     fn drop(&mut self) {
         self.app.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.metrics();
-        if !tracing::enabled!(target: "access", tracing::Level::INFO) {
+        if !recorded() {
             return;
         }
         let traceparent = self.traceparent.as_ref().and_then(|value| value.to_str().ok()).unwrap_or_default();

@@ -35,7 +35,7 @@ pub(super) async fn carry(
 ) -> Result<Response<Answer>, Abort> {
     let app = trip.app.clone();
     let ours = upgrade::on(&mut request);
-    let trace = head.headers.get(headers::TRACEPARENT).cloned();
+    let trace = trip.trace().cloned();
     let (ticket, stream, traffic) = match open(&app, &mut trip, trace.as_ref()).await {
         Ok(opened) => opened,
         Err(refusal) => return Ok(refuse(trip, &refusal)),

@@ -30,6 +30,8 @@ pub(super) const SPREAD: usize = 4;
 const AVOID_MAX: usize = 16;
 /// How long a far endpoint whose session failed is avoided: its own probes have found it by then.
 const SHUN: Duration = Duration::from_secs(5);
+/// How often one stream may find a session full that was opened for it and others.
+const ROUNDS: u32 = 4;
 /// First and longest pause between tries to reach a backend that cannot be reached.
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -131,15 +133,34 @@ impl Pool {
                     trouble.again_at = Instant::now();
                 }
             }
-            (state.backend, state.peer) = (backend.clone(), peer);
+            (state.backend, state.peer) = (backend.clone(), peer.clone());
             state.holds.clone()
         };
+        match (&backend.reach, &peer) {
+            (Reach::Remote { .. }, Some(peer)) => self.leave_gateways(peer),
+            (Reach::Remote { .. }, None) => self.cut(Code::NotLinked),
+            (Reach::Local(_), _) => {}
+        }
         for hold in holds.iter().filter_map(Weak::upgrade) {
             if !backend.identities.contains(hold.peer.id()) {
                 hold.cut(Code::WrongIdentity);
             }
         }
         self.refresh(Instant::now());
+    }
+
+    /// Gives no new streams to sessions through gateways that are gone from the link, or down while others are not.
+    fn leave_gateways(&self, peer: &Peer) {
+        let others = peer.gateways.iter().any(|gateway| !gateway.down);
+        let stays = |member: &&Arc<Member>| {
+            let session = member.live();
+            let Some(path) = session.as_ref().and_then(|session| session.gateway.as_ref()) else { return true };
+            peer.gateways.iter().any(|gateway| gateway.path == *path && (!gateway.down || !others))
+        };
+        if !self.members.load().iter().all(|member| stays(&member)) {
+            self.members.rcu(|members| members.iter().filter(stays).cloned().collect::<Vec<_>>());
+            self.state.lock().top_up_at = Instant::now();
+        }
     }
 
     /// Makes the members those endpoints of the table that take new work; what is gone gets no new streams.
@@ -189,21 +210,43 @@ impl Pool {
         tried: &[u64],
         last_resort: bool,
     ) -> Result<Ticket, NoPlace> {
-        let now = Instant::now();
-        self.state.lock().used = now;
-        let Some(member) = self.choose(now, tried, last_resort) else {
-            return self.far(context, last_resort).await;
-        };
+        for _ in 0..ROUNDS {
+            let now = Instant::now();
+            self.state.lock().used = now;
+            let (member, session) = match self.choose(now, tried, last_resort) {
+                Some(member) => {
+                    let session = self.session(context, &member, last_resort).await?;
+                    (member, session)
+                }
+                None => self.far(context, last_resort).await?,
+            };
+            // Those who waited with us may have filled it.
+            if !session.full() {
+                return Ok(Ticket::new(member, session, Instant::now()));
+            }
+        }
+        let message = format!("the sessions to {} are full as soon as they are opened", self.target);
+        Err(NoPlace {
+            refusal: Refusal::new(Code::Overloaded, message, "call with fewer streams at a time"),
+            member: None,
+        })
+    }
+
+    /// A session to this member that has room.
+    async fn session(
+        self: &Arc<Self>,
+        context: &Arc<Context>,
+        member: &Arc<Member>,
+        last_resort: bool,
+    ) -> Result<Arc<Session>, NoPlace> {
         if let Some(session) = member.live().filter(|session| !session.full()) {
-            return Ok(Ticket::new(member, session, now));
+            return Ok(session);
         }
-        let waiting = connect::member(context, self, &member);
+        let waiting = connect::member(context, self, member);
         let patience = if last_resort { Duration::MAX } else { context.settings.hedge };
-        match tokio::time::timeout(patience, waiting.outcome()).await {
-            Ok(Ok(session)) => Ok(Ticket::new(member, session, Instant::now())),
-            Ok(Err(refusal)) => Err(NoPlace { refusal, member: Some(member.number) }),
-            Err(_) => Err(NoPlace { refusal: slow(&self.target, patience), member: Some(member.number) }),
-        }
+        let outcome = tokio::time::timeout(patience, waiting.outcome()).await;
+        let outcome = outcome.unwrap_or_else(|_| Err(slow(&self.target, patience)));
+        outcome.map_err(|refusal| NoPlace { refusal, member: Some(member.number) })
     }
 
     /// The member for the next stream. As a last resort also one that is out, and one that was tried.
@@ -219,7 +262,11 @@ impl Pool {
     }
 
     /// No member will do: opens a session to any endpoint, if this is a peer's.
-    async fn far(self: &Arc<Self>, context: &Arc<Context>, last_resort: bool) -> Result<Ticket, NoPlace> {
+    async fn far(
+        self: &Arc<Self>,
+        context: &Arc<Context>,
+        last_resort: bool,
+    ) -> Result<(Arc<Member>, Arc<Session>), NoPlace> {
         let local = matches!(self.state.lock().backend.reach, Reach::Local(_));
         let refused = if local { Some(self.nobody()) } else { self.paused(last_resort) };
         if let Some(refusal) = refused {
@@ -227,11 +274,9 @@ impl Pool {
         }
         // An open through a second gateway has its time in it.
         let patience = if last_resort { Duration::MAX } else { context.settings.hedge * 2 };
-        match tokio::time::timeout(patience, connect::far(context, self).outcome()).await {
-            Ok(Ok((member, session))) => Ok(Ticket::new(member, session, Instant::now())),
-            Ok(Err(refusal)) => Err(NoPlace { refusal, member: None }),
-            Err(_) => Err(NoPlace { refusal: slow(&self.target, patience), member: None }),
-        }
+        let outcome = tokio::time::timeout(patience, connect::far(context, self).outcome()).await;
+        let outcome = outcome.unwrap_or_else(|_| Err(slow(&self.target, patience)));
+        outcome.map_err(|refusal| NoPlace { refusal, member: None })
     }
 
     /// Why there is no place when no member will do.

@@ -4,6 +4,7 @@
 
 mod basics;
 mod http;
+mod lifecycle;
 mod support;
 mod trouble;
 mod upgrade;
