@@ -79,3 +79,220 @@ fn one_bad_document_refuses_the_whole_file() {
     let text = format!("{SERVICE}---\n{}", LINK.replace("7443", "0"));
     assert!(parse("a.yaml", &text).is_err());
 }
+
+const CLUSTER: &str = "\
+apiVersion: hawser.dev/v1alpha1
+kind: Cluster
+metadata: {name: west}
+spec:
+  fabricDomain: example
+  gateways:
+  - {name: gateway-0, listen: \"127.0.0.1:7443\"}
+  proxies:
+  - name: web
+    namespace: shop
+    serviceAccount: web
+    virtualNetwork: 127.65.0.0/16
+    socks: 127.0.0.1:1080
+  - {name: back, namespace: shop, serviceAccount: back, inbound: \"127.0.0.1:4143\", virtualNetwork: 127.66.0.0/16}
+";
+
+const SLICE: &str = "\
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: checkout-1
+  labels: {kubernetes.io/service-name: checkout}
+ports: [{name: http, port: 8080}]
+endpoints:
+- addresses: [127.0.0.1]
+";
+
+const POLICY: &str = "\
+apiVersion: hawser.dev/v1alpha1
+kind: FailoverPolicy
+metadata: {name: checkout, namespace: shop}
+spec:
+  tiers:
+  - clusters: [{name: west, weight: 1}]
+  - clusters: [{name: east}]
+";
+
+#[test]
+fn what_is_right_is_taken() {
+    for text in [CLUSTER, LINK, SERVICE, SLICE, POLICY] {
+        assert_eq!(parse("a.yaml", text).map(|objects| objects.len()), Ok(1), "{text}");
+    }
+    // A manifest from a real cluster has fields, addresses and labels that mean nothing here.
+    let foreign =
+        SERVICE.replace("spec:\n", "spec:\n  selector: {app: x}\n  clusterIP: 10.96.0.7\n  sessionAffinity: None\n");
+    assert!(parse("a.yaml", &foreign).is_ok());
+}
+
+#[test]
+fn rules_of_each_kind_hold_with_their_lines() {
+    let cases: &[(&str, &str, &str, &str)] = &[
+        (CLUSTER, "7443", "0", ":7: spec.gateways[0].listen: has no port"),
+        (CLUSTER, "127.65.0.0/16", "10.0.0.0/16", ":12: spec.proxies[0].virtualNetwork: is not inside 127.64.0.0/10"),
+        (CLUSTER, "127.65.0.0/16", "127.65.0.1/16", ":12: spec.proxies[0].virtualNetwork: has bits set"),
+        (CLUSTER, "127.65.0.0/16", "127.65.0.0/31", ":12: spec.proxies[0].virtualNetwork: has no prefix of 10 to 30"),
+        (
+            CLUSTER,
+            "127.66.0.0/16",
+            "127.65.128.0/17",
+            ":14: spec.proxies[1].virtualNetwork: overlaps with that of item 0",
+        ),
+        (CLUSTER, "name: back,", "name: web,", ":14: spec.proxies[1].name: is the same as in item 0"),
+        (CLUSTER, "fabricDomain: example", "fabricDomain: \"a b\"", ":5: spec.fabricDomain: "),
+        (CLUSTER, "socks:", "sox:", ":13: spec.proxies[0].sox: unknown field"),
+        (LINK, "gateways:\n", "transport: udp\n  gateways:\n", ":6: spec.transport: "),
+        (LINK, "name: east", "name: East", ":3: metadata.name: cluster name \"East\""),
+        (LINK, "127.0.0.1:7443", "0.0.0.0:7443", ":8: spec.gateways[0].address: is no address"),
+        (LINK, "127.0.0.1:7443", "example.org:7443", ":8: spec.gateways[0].address: "),
+        (
+            LINK,
+            "  gateways:",
+            "  import: {nameTemplate: \"x-{cluster}\"}\n  gateways:",
+            ":6: spec.import.nameTemplate: does not contain {service}",
+        ),
+        (
+            LINK,
+            "  gateways:",
+            "  import: {nameTemplate: \"{service}-{zone}\"}\n  gateways:",
+            ":6: spec.import.nameTemplate: gives names like",
+        ),
+        (LINK, "  gateways:", "  bundle: \"{}\"\n  gateways:", ":6: spec.bundle: "),
+        (SERVICE, "port: 80", "targetPort: Nope", ":9: spec.ports[0].port: missing field"),
+        (SERVICE, "port: 80", "{port: 80, appProtocol: hawser.dev/x}", ":9: spec.ports[0].appProtocol: "),
+        (
+            SERVICE,
+            "  - port: 80",
+            "  - {port: 80, name: a}\n  - {port: 81, name: a}",
+            ":10: spec.ports[1].name: is the same",
+        ),
+        (SERVICE, "  - port: 80", "  - {port: 80, name: a}\n  - {port: 81}", ":10: spec.ports[1].name: is missing"),
+        (SERVICE, "  ports:\n  - port: 80", "  ports: []", ":8: spec.ports: is empty"),
+        (
+            SERVICE,
+            "spec:",
+            "spec:\n  clusterIP: 127.0.0.9",
+            ":8: spec.clusterIP: 127.0.0.9 is outside of 127.64.0.0/10",
+        ),
+        (
+            SERVICE,
+            "  labels:",
+            "  annotations: {hawser.dev/export-to: \"a,B\"}\n  labels:",
+            ":6: metadata.annotations[hawser.dev/export-to]: ",
+        ),
+        (
+            SERVICE,
+            "  labels:",
+            "  annotations: {hawser.dev/export: \"true\"}\n  labels:",
+            "is a label, not an annotation",
+        ),
+        (
+            SERVICE,
+            "  labels:",
+            "  annotations: {hawser.dev/session: fast}\n  labels:",
+            ":6: metadata.annotations[hawser.dev/session]: is \"fast\"",
+        ),
+        (
+            SLICE,
+            "service-name: checkout",
+            "service: checkout",
+            ":5: metadata.labels[kubernetes.io/service-name]: is missing",
+        ),
+        (SLICE, "[127.0.0.1]", "[localhost]", ":8: endpoints[0].addresses: \"localhost\" is no address"),
+        (SLICE, "[127.0.0.1]", "[]", ":8: endpoints[0].addresses: is empty"),
+        (POLICY, "weight: 1", "weight: 0", ":6: spec.tiers[0].clusters: gives every cluster weight 0"),
+        (POLICY, "name: east", "name: west", ":7: spec.tiers[1].clusters[0].name: is the same as in item 0"),
+        (POLICY, "spec:\n", "spec:\n  minimumHealthyPercent: 101\n", ":5: spec.minimumHealthyPercent: is 101"),
+    ];
+    for (good, from, to, expected) in cases {
+        let text = good.replacen(from, to, 1);
+        assert_ne!(&text, good, "{from:?} is not there");
+        let problems = parse("a.yaml", &text).expect_err(expected);
+        let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert!(told.iter().any(|problem| problem.contains(expected)), "{expected:?} is not in {told:#?}");
+        assert!(problems.iter().all(|problem| !problem.remedy.is_empty()), "{told:#?}");
+    }
+}
+
+#[test]
+fn files_are_held_against_each_other() {
+    let parsed = |file: &str, text: &str| parse(file, text).unwrap();
+    let accepted = [parsed("a.yaml", CLUSTER), parsed("b.yaml", LINK), parsed("c.yaml", SERVICE)].concat();
+    let fixed = |name: &str| SERVICE.replace("checkout", name).replace("spec:", "spec:\n  clusterIP: 127.65.0.9");
+    let cases = [
+        (SERVICE.to_owned(), "Service shop/checkout is already taken by c.yaml:1"),
+        (CLUSTER.replace("west", "north"), "the one Cluster of this directory is already taken by a.yaml:1"),
+        (LINK.replace("{name: east}", "{name: other}"), "trust domain east.example is already taken by b.yaml:1"),
+        (
+            LINK.replace("{name: east}", "{name: west}").replace("east.example", "x.example"),
+            "west is this cluster's own name",
+        ),
+        (
+            LINK.replace("{name: east}", "{name: x}").replace("east.example", "west.example"),
+            "this cluster's own trust domain",
+        ),
+        (format!("{}---\n{}", fixed("x"), fixed("y")), "virtual address 127.65.0.9 is already taken by z.yaml:1"),
+    ];
+    for (text, expected) in cases {
+        let problems = together(&accepted, &parsed("z.yaml", &text));
+        let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert!(told.iter().any(|problem| problem.starts_with("z.yaml:") && problem.contains(expected)), "{told:#?}");
+    }
+    assert_eq!(together(&accepted, &parsed("z.yaml", &SERVICE.replace("checkout", "other"))), []);
+    // Another kind of the same name is another object.
+    assert_eq!(together(&accepted, &parsed("z.yaml", POLICY)), []);
+}
+
+#[test]
+fn a_file_that_is_too_long_is_not_read() {
+    let problems = parse("a.yaml", &"#".repeat(FILE_MAX + 1)).unwrap_err();
+    assert_eq!(problems[0].line, 0);
+}
+
+#[test]
+fn a_bad_file_reports_a_bounded_number_of_problems() {
+    let text = "kind: Nope\n---\n".repeat(1000);
+    assert_eq!(parse("a.yaml", &text).unwrap_err().len(), PROBLEMS_MAX);
+}
+
+#[test]
+fn aliases_do_not_multiply_without_end() {
+    let mut text = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for (from, to) in "abcdefghi".chars().zip("bcdefghij".chars()) {
+        text.push_str(&format!("{to}: &{to} [{}]\n", vec![format!("*{from}"); 9].join(", ")));
+    }
+    assert!(parse("a.yaml", &text).is_err());
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_answered_with_lines_that_are_there(text in "(?s).{0,400}") {
+        held(&text);
+    }
+
+    #[test]
+    fn any_damage_to_a_good_file_is_answered(at in 0usize..700, cut in 0usize..20, new in "(?s).{0,8}") {
+        let mut text: Vec<char> = format!("{CLUSTER}---\n{SERVICE}---\n{LINK}").chars().collect();
+        let at = at.min(text.len());
+        let end = (at + cut).min(text.len());
+        text.splice(at..end, new.chars());
+        held(&text.into_iter().collect::<String>());
+    }
+}
+
+fn held(text: &str) {
+    let lines = text.lines().count() as u64 + 1;
+    match parse("a.yaml", text) {
+        Ok(objects) => assert!(objects.iter().all(|object| (1..=lines).contains(&object.line))),
+        Err(problems) => {
+            assert!(!problems.is_empty());
+            for problem in problems {
+                assert!(problem.line <= lines, "{problem} of {lines} lines");
+            }
+        }
+    }
+}
