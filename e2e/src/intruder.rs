@@ -158,6 +158,7 @@ struct Loot {
     catalog: SocketAddr,
     fooled: Arc<AtomicU64>,
     tried: Arc<AtomicU64>,
+    stop: CancellationToken,
 }
 
 impl Rogue {
@@ -166,12 +167,13 @@ impl Rogue {
         let listener = TunnelListener::bind(at, door, ListenConfig::default()).await.context("cannot bind")?;
         let stop = CancellationToken::new();
         let rogue = Self { stop: stop.clone(), fooled: Arc::default(), tried: Arc::default() };
-        let loot = Loot { server, catalog, fooled: rogue.fooled.clone(), tried: rogue.tried.clone() };
+        let loot =
+            Loot { server, catalog, fooled: rogue.fooled.clone(), tried: rogue.tried.clone(), stop: stop.clone() };
         tokio::spawn(async move {
             let mut tunnels = JoinSet::new();
             loop {
                 tokio::select! {
-                    () = stop.cancelled() => return,
+                    () = stop.cancelled() => break,
                     incoming = listener.accept() => if let Some(incoming) = incoming {
                         let loot = loot.clone();
                         tunnels.spawn(async move {
@@ -182,6 +184,8 @@ impl Rogue {
                     },
                 }
             }
+            // Each cuts its tunnel; a connection that is merely dropped lingers.
+            while tunnels.join_next().await.is_some() {}
         });
         Ok(rogue)
     }
@@ -206,7 +210,12 @@ impl Drop for Rogue {
 impl Loot {
     async fn tunnel(self, mut tunnel: Tunnel) {
         let mut streams = JoinSet::new();
-        while let Some(arrival) = tunnel.next_open().await {
+        loop {
+            let arrival = tokio::select! {
+                () = self.stop.cancelled() => return tunnel.cut(),
+                arrival = tunnel.next_open() => arrival,
+            };
+            let Some(arrival) = arrival else { break };
             let loot = self.clone();
             streams.spawn(async move { loot.stream(arrival).await });
         }

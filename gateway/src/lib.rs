@@ -52,6 +52,7 @@ struct Gateway {
     /// Grows when tables or trust change: whatever is live is then checked again.
     changes: watched::Sender<u64>,
     draining: CancellationToken,
+    stopping: CancellationToken,
 }
 
 impl Gateway {
@@ -68,6 +69,7 @@ impl Gateway {
             metrics,
             changes: watched::channel(0).0,
             draining: process.drain.clone(),
+            stopping: process.stop.clone(),
         }
     }
 }

@@ -96,6 +96,10 @@ async fn opens(gateway: &Arc<Gateway>, mut tunnel: Tunnel, caller: &Arc<Caller>,
                 leaving = true;
                 tunnel.go_away();
             }
+            () = gateway.stopping.cancelled() => {
+                tunnel.cut();
+                break;
+            }
             _ = changes.changed() => {
                 if !welcome(gateway, caller) {
                     tunnel.cut();

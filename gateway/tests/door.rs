@@ -323,3 +323,21 @@ async fn the_pages_show_streams_exports_and_peers() {
     assert_eq!(exports[0]["endpoints"][0]["open"], 1);
     assert_eq!(door.page("/peers")[0]["cluster"], "west");
 }
+
+#[tokio::test]
+async fn a_drained_gateway_gives_its_address_back() {
+    for transport in BOTH {
+        let a = Endpoint0::start("a").await;
+        let mut door = Door::open().await;
+        door.export("shop/checkout:80", &["west"], &[("a", a.address, true)]);
+        door.publish().await;
+        let west = door.knocker("west", transport);
+        let _open = west.reach("shop/checkout:80").await;
+        door.process.drain.cancel();
+        door.process.stop.cancel();
+        within("the gateway to end", &mut door.served).await.unwrap();
+        let address = door.address;
+        until("its address to be free", || std::net::UdpSocket::bind(address).is_ok()).await;
+        until("its address to be free", || std::net::TcpListener::bind(address).is_ok()).await;
+    }
+}
