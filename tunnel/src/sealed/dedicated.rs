@@ -70,6 +70,11 @@ impl Dedicated {
         in_time(tell).await
     }
 
+    /// The bytes of the session, for who has them elsewhere than in a socket.
+    pub fn into_stream(self) -> SealedStream {
+        self.stream
+    }
+
     /// Carries between the application's connection (from which `early` has been read) and the session. Half-closes
     /// and resets go through. `Traffic::sent` counts what goes into the session.
     pub async fn relay(self, app: TcpStream, early: Bytes, traffic: Arc<Traffic>, cut: CancellationToken) -> Ended {

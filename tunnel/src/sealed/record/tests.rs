@@ -177,19 +177,21 @@ const SIZES: [usize; 8] = [1, 2, 255, 256, 4095, PAYLOAD_MAX - 1, PAYLOAD_MAX, 3
 fn rustls_and_we_understand_each_other_in_both_roles_with_every_suite() {
     for suite in SUITES {
         for mut pair in [Pair::client(suite), Pair::server(suite)] {
-            for size in SIZES {
-                let text = super::super::tests::noise(size);
-                pair.says(&text);
-                assert_eq!(pair.opened().unwrap(), text);
-                let mut bytes = Vec::new();
-                for (index, chunk) in text.chunks(PAYLOAD_MAX).enumerate() {
-                    let seal = if index % 2 == 0 { data } else { data_from };
-                    bytes.extend(seal(&mut pair.records, chunk));
-                }
-                assert_eq!(pair.peer_reads(&bytes).unwrap(), text);
-            }
+            SIZES.into_iter().for_each(|size| exchange(&mut pair, size));
         }
     }
+}
+
+fn exchange(pair: &mut Pair, size: usize) {
+    let text = super::super::tests::noise(size);
+    pair.says(&text);
+    assert_eq!(pair.opened().unwrap(), text);
+    let mut bytes = Vec::new();
+    for (index, chunk) in text.chunks(PAYLOAD_MAX).enumerate() {
+        let seal = if index % 2 == 0 { data } else { data_from };
+        bytes.extend(seal(&mut pair.records, chunk));
+    }
+    assert_eq!(pair.peer_reads(&bytes).unwrap(), text);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Whole sessions over real sockets.
 
+mod openssl;
 mod peers;
 mod sessions;
 mod shared;
