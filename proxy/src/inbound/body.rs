@@ -49,6 +49,11 @@ impl Control {
         Arc::new(Self { state, ..Self::default() })
     }
 
+    /// Whether the body still waits.
+    pub(super) fn is_held(&self) -> bool {
+        self.state.load(Ordering::Acquire) == HELD
+    }
+
     /// The application wants the body.
     pub(super) fn open(&self) {
         let _ = self.state.compare_exchange(HELD, OPEN, Ordering::AcqRel, Ordering::Acquire);

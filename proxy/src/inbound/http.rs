@@ -3,11 +3,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use ::http::header::{self, HeaderValue};
-use ::http::{Request, Response, StatusCode, Uri, Version, request};
+use ::http::{HeaderMap, Request, Response, StatusCode, Uri, Version, request};
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use hawser_api::Refusal;
@@ -16,7 +18,6 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::body::{self, Broken, Control, Upload};
@@ -28,9 +29,9 @@ use crate::streams::{Entry, Kind};
 
 /// Idle connections kept per application.
 const IDLE_MAX: usize = 64;
-/// Kept this long: below the 5 s after which Node closes, the shortest of the usual servers, so that a request seldom
-/// meets a connection that is being closed.
-const IDLE_FOR: Duration = Duration::from_secs(4);
+/// Kept this long: below the 2 s after which gunicorn closes, the shortest of the usual servers, so that a request
+/// seldom meets a connection that is being closed.
+const IDLE_FOR: Duration = Duration::from_millis(1500);
 /// Of an application's answer.
 const HEAD_MAX: usize = 64 << 10;
 /// Header fields of an answer.
@@ -47,12 +48,10 @@ pub(super) struct Idle {
 impl Idle {
     fn take(&self) -> Option<SendRequest<Upload>> {
         let mut connections = self.connections.lock();
-        while let Some((since, connection)) = connections.pop_back() {
-            if connection.is_ready() && since.elapsed() < IDLE_FOR {
-                return Some(connection);
-            }
-        }
-        None
+        connections.retain(|(since, c)| !c.is_closed() && since.elapsed() < IDLE_FOR);
+        // One whose last answer has just ended may need another turn before it is ready.
+        let at = connections.iter().rposition(|(_, c)| c.is_ready())?;
+        connections.remove(at).map(|(_, connection)| connection)
     }
 
     fn put(&self, connection: SendRequest<Upload>) {
@@ -103,20 +102,18 @@ pub(super) async fn forward(
 ) -> Result<(Entry, Ending), Refusal> {
     let context = &stream.inbound.context;
     let (mut request, control) = request(stream, parts, recv)?;
-    let (interim, mut interims) = mpsc::channel(INTERIM_MAX);
-    hyper::ext::on_informational(&mut request, move |response| {
-        // A full queue means more than anybody needs to know.
-        let _ = interim.try_send((response.status(), response.headers().clone()));
-    });
+    let interims = Arc::new(Interims::default());
+    let told = interims.clone();
+    hyper::ext::on_informational(&mut request, move |response| told.push(response.status(), response.headers()));
     let (chosen, mut connection) = checkout(stream).await?;
     let entry = stream.begin(&chosen.id, Kind::Http);
-    let held = Held { control: &control, wait: context.settings.expect_continue };
-    let first = exchange(&mut connection, request, respond, &mut interims, &held).await;
+    let asked = Asked { control: &control, interims: &interims, patience: context.settings.expect_continue };
+    let first = exchange(&mut connection, request, respond, &asked).await;
     let answer = match first {
         Err(Failed::Unsent(request)) => {
             // The application closed an idle connection as we took it; nothing of the request was sent.
             connection = connect(&chosen.target, context).await?;
-            exchange(&mut connection, *request, respond, &mut interims, &held).await
+            exchange(&mut connection, *request, respond, &asked).await
         }
         other => other,
     };
@@ -171,10 +168,36 @@ fn request(
     Ok((Request::from_parts(parts, upload), control))
 }
 
-/// A body that waits for the application's 100.
-struct Held<'a> {
+/// Interim answers that hyper's connection has seen and nobody has passed on yet.
+#[derive(Default)]
+struct Interims {
+    seen: Mutex<Vec<(StatusCode, HeaderMap)>>,
+    waker: AtomicWaker,
+}
+
+impl Interims {
+    fn push(&self, status: StatusCode, fields: &HeaderMap) {
+        let mut seen = self.seen.lock();
+        if seen.len() < INTERIM_MAX {
+            seen.push((status, fields.clone()));
+        }
+        drop(seen);
+        self.waker.wake();
+    }
+
+    fn poll(&self, cx: &mut std::task::Context<'_>) -> Poll<Vec<(StatusCode, HeaderMap)>> {
+        self.waker.register(cx.waker());
+        let seen = std::mem::take(&mut *self.seen.lock());
+        if seen.is_empty() { Poll::Pending } else { Poll::Ready(seen) }
+    }
+}
+
+/// What an exchange in progress is steered by.
+struct Asked<'a> {
     control: &'a Control,
-    wait: Duration,
+    interims: &'a Interims,
+    // How long a body waits for the application's 100.
+    patience: Duration,
 }
 
 enum Failed {
@@ -183,50 +206,61 @@ enum Failed {
     Broken(Broken),
 }
 
-/// Sends a request and waits for the head of its answer, passing on interim ones.
+/// Sends a request and waits for the head of its answer, passing on interim ones. There is no deadline: how long an
+/// application may take is its caller's to say, who resets the stream.
 async fn exchange(
     connection: &mut SendRequest<Upload>,
     request: Request<Upload>,
     respond: &mut SendResponse<Bytes>,
-    interims: &mut mpsc::Receiver<(StatusCode, ::http::HeaderMap)>,
-    held: &Held<'_>,
+    asked: &Asked<'_>,
 ) -> Result<Response<Incoming>, Failed> {
     let sent = connection.try_send_request(request);
-    let impatient = tokio::time::sleep(held.wait);
-    tokio::pin!(sent, impatient);
-    let mut patient = true;
+    tokio::pin!(sent);
+    let mut patience = asked.control.is_held().then(|| Box::pin(tokio::time::sleep(asked.patience)));
     loop {
         tokio::select! {
             biased;
             // Before the answer: both may be ready at once, and a 1xx after the answer would be no 1xx.
-            Some((status, fields)) = interims.recv() => {
+            seen = std::future::poll_fn(|cx| asked.interims.poll(cx)) => for (status, fields) in seen {
                 if status == StatusCode::CONTINUE {
-                    held.control.open();
+                    asked.control.open();
                 }
                 interim(respond, status, fields);
-            }
-            answer = &mut sent => return answer.map_err(|mut error| match error.take_message() {
-                Some(request) => Failed::Unsent(Box::new(request)),
-                None if held.control.has_failed() => Failed::Broken(Broken::Caller(Reason::CANCEL)),
-                None => {
-                    tracing::debug!(error = %error.error(), "the application gave no answer");
-                    Failed::Broken(Broken::Application(Reason::INTERNAL_ERROR))
-                }
-            }),
+            },
+            answer = &mut sent => return answer.map_err(|error| failed(error, asked.control)),
             reason = std::future::poll_fn(|cx| respond.poll_reset(cx)) => {
                 return Err(Failed::Broken(Broken::Caller(reason.unwrap_or(Reason::CANCEL))));
             }
             // RFC 9110 section 10.1.1: a client should not wait for ever, for many servers never say 100.
-            () = &mut impatient, if patient => {
-                patient = false;
-                held.control.open();
+            () = until(&mut patience) => {
+                patience = None;
+                asked.control.open();
             }
         }
     }
 }
 
+/// The time-out, if there is one.
+async fn until(patience: &mut Option<std::pin::Pin<Box<tokio::time::Sleep>>>) {
+    match patience {
+        Some(patience) => patience.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn failed(mut error: hyper::client::conn::TrySendError<Request<Upload>>, control: &Control) -> Failed {
+    match error.take_message() {
+        Some(request) => Failed::Unsent(Box::new(request)),
+        None if control.has_failed() => Failed::Broken(Broken::Caller(Reason::CANCEL)),
+        None => {
+            tracing::debug!(error = %error.error(), "the application gave no answer");
+            Failed::Broken(Broken::Application(Reason::INTERNAL_ERROR))
+        }
+    }
+}
+
 /// Passes an interim answer on.
-pub(super) fn interim(respond: &mut SendResponse<Bytes>, status: StatusCode, mut fields: ::http::HeaderMap) {
+pub(super) fn interim(respond: &mut SendResponse<Bytes>, status: StatusCode, mut fields: HeaderMap) {
     headers::strip_response(&mut fields);
     let mut response = Response::new(());
     *response.status_mut() = status;

@@ -19,11 +19,6 @@ use super::sessions::Session;
 use super::{Inbound, request, tcp};
 use crate::streams::Direction;
 
-/// Handshakes in flight. Each costs a millisecond of CPU and some 100 KB for at most [`HANDSHAKE`]; more wait in the
-/// kernel's backlog.
-const HANDSHAKES: usize = 256;
-/// From accept to a session: two round trips over a WAN, with one packet lost.
-const HANDSHAKE: Duration = Duration::from_secs(5);
 /// After a failed accept (descriptors used up), so that the loop does not spin.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How often idle connections to applications are looked at.
@@ -47,7 +42,7 @@ impl Inbound {
     }
 
     async fn accept(self: &Arc<Self>, listener: &TcpListener) {
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        let handshakes = Arc::new(Semaphore::new(self.limits.handshakes));
         loop {
             let Ok(place) = handshakes.clone().acquire_owned().await else { return };
             match listener.accept().await {
@@ -75,7 +70,10 @@ impl Inbound {
         let (time, interval, retries) = KEEPALIVE;
         let keepalive = TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
         let _ = SockRef::from(&socket).set_tcp_keepalive(&keepalive);
-        let accepted = sealed::accept(TunnelStream::from(socket), &self.context.credentials, HANDSHAKE).await;
+        self.handshaking.inc();
+        let stream = TunnelStream::from(socket);
+        let accepted = sealed::accept(stream, &self.context.credentials, self.limits.handshake).await;
+        self.handshaking.dec();
         drop(place);
         match accepted {
             Ok(Accepted::Shared(server)) => self.shared(server).await,

@@ -15,6 +15,7 @@ mod body;
 mod dial;
 mod h2c;
 mod http;
+mod limits;
 mod listen;
 mod request;
 mod sessions;
@@ -24,10 +25,12 @@ mod upgrade;
 use std::sync::Arc;
 
 use hawser_api::{Code, Refusal, SpiffeId};
+use prometheus_client::metrics::gauge::Gauge;
 use serde_json::json;
 
 use crate::context::Context;
 use dial::Targets;
+pub use limits::Limits;
 use sessions::Sessions;
 
 /// The inbound side of a proxy.
@@ -35,12 +38,25 @@ pub struct Inbound {
     context: Arc<Context>,
     sessions: Arc<Sessions>,
     targets: Targets,
+    limits: Limits,
+    handshaking: Gauge,
 }
 
 impl Inbound {
     /// With nobody connected.
     pub fn new(context: Arc<Context>) -> Arc<Self> {
-        Arc::new(Self { context, sessions: Arc::default(), targets: Targets::default() })
+        Self::with_limits(context, Limits::default())
+    }
+
+    /// The same, with other bounds.
+    pub fn with_limits(context: Arc<Context>, limits: Limits) -> Arc<Self> {
+        let sessions = Arc::new(Sessions::new(&limits));
+        let handshaking = Gauge::default();
+        let mut registry = context.process.registry.lock();
+        registry.register("hawser_inbound_handshakes", "Sealed sessions in their handshake now", handshaking.clone());
+        registry.register("hawser_inbound_sessions", "Sealed sessions of callers now", sessions.count().clone());
+        drop(registry);
+        Arc::new(Self { context, sessions, targets: Targets::default(), limits, handshaking })
     }
 
     /// What it was made with.

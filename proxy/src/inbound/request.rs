@@ -1,6 +1,7 @@
 //! One stream of a shared session: admitted, handed to what carries it, recorded at its end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::http::{HeaderMap, Method, Request, request};
 use bytes::Bytes;
@@ -77,7 +78,8 @@ pub(super) async fn serve(
 ) {
     let started = Instant::now();
     let (parts, recv) = request.into_parts();
-    match admitted(&inbound, &session, &parts.headers) {
+    let admitted = admitted(&inbound, &session, &parts.headers).map_err(|refusal| unless_ready(&inbound, refusal));
+    match admitted {
         Ok((route, permit)) => {
             let stream = Stream { inbound, session, route, permit, traffic: Arc::default(), started };
             dispatch(&stream, parts, recv, &mut respond).await;
@@ -120,6 +122,15 @@ fn admitted(inbound: &Inbound, session: &Session, headers: &HeaderMap) -> Result
     let route = session.note(text, &target, context)?;
     // Again, now that `recheck` can see the port: a change in between would otherwise be missed.
     Ok((route, ask()?))
+}
+
+/// Before the first tables nobody can be admitted, which says nothing about what is exported.
+pub(super) fn unless_ready(inbound: &Inbound, refusal: Refusal) -> Refusal {
+    if refusal.code != Code::NotExported || *inbound.context.tables_changed().borrow() > 0 {
+        return refusal;
+    }
+    let remedy = "wait a moment; if it lasts, look at the mirror controller's log";
+    Refusal::new(Code::NotReady, "the proxy has no tables yet", remedy).retry_after(Duration::from_secs(1))
 }
 
 async fn dispatch(stream: &Stream, parts: request::Parts, recv: RecvStream, respond: &mut SendResponse<Bytes>) {

@@ -1,6 +1,7 @@
 //! The sealed sessions that are open, by caller: what is checked again when the tables change, and how many one caller
 //! may have.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -10,27 +11,33 @@ use hawser_api::{ClusterName, Code, Refusal, ServicePort, SpiffeId};
 use hawser_runtime::clock;
 use hawser_tunnel::tls::VerifiedPeer;
 use parking_lot::Mutex;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio_util::sync::CancellationToken;
 
+use super::Limits;
 use super::admit::Permit;
 use crate::context::Context;
 use crate::metrics::RouteMetrics;
 use crate::streams::{Direction, Path};
 use crate::table::Tables;
 
-/// Sessions of one caller. A dedicated session is one application connection, so this is also how many bulk connections
-/// one identity can have to this proxy; some 16 KB each.
-const PER_CALLER: usize = 4096;
-/// Sessions of all callers.
-const TOTAL: usize = 16_384;
-/// Service ports that one session may use. Proxies use one; each costs a few hundred bytes here.
-const ROUTES: usize = 64;
+/// Endpoints of one port whose paths a session remembers.
+const PATHS: usize = 64;
 
 /// All of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sessions {
-    live: Mutex<HashMap<u64, Arc<Session>>>,
+    live: Mutex<Live>,
     next: AtomicU64,
+    count: Gauge,
+    limits: Limits,
+}
+
+#[derive(Debug, Default)]
+struct Live {
+    sessions: HashMap<u64, Arc<Session>>,
+    // The same, counted by caller: a look at all of them for each new one would be slow when there are many.
+    callers: HashMap<SpiffeId, usize>,
 }
 
 /// One sealed session.
@@ -45,6 +52,7 @@ pub(super) struct Session {
     /// `shared` or `dedicated`.
     pub form: &'static str,
     cluster: Option<ClusterName>,
+    targets_max: usize,
     why: OnceLock<Code>,
     // By the text in which the caller names the target: parsed and looked up once, not for every request.
     routes: Mutex<HashMap<Box<[u8]>, Arc<Route>>>,
@@ -97,11 +105,29 @@ pub(super) struct Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.sessions.live.lock().remove(&self.number);
+        let mut live = self.sessions.live.lock();
+        live.sessions.remove(&self.number);
+        self.sessions.count.dec();
+        if let Entry::Occupied(mut caller) = live.callers.entry(self.session.peer.id().clone()) {
+            *caller.get_mut() -= 1;
+            if *caller.get() == 0 {
+                caller.remove();
+            }
+        }
     }
 }
 
 impl Sessions {
+    /// None.
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self { live: Mutex::default(), next: AtomicU64::new(0), count: Gauge::default(), limits: limits.clone() }
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> &Gauge {
+        &self.count
+    }
+
     /// Lists a session, if there is room for one more of this caller.
     pub(super) fn enter(
         self: &Arc<Self>,
@@ -116,39 +142,39 @@ impl Sessions {
             cut: CancellationToken::new(),
             form,
             cluster: cluster_of(peer.id(), context),
+            targets_max: self.limits.targets_per_session,
             why: OnceLock::new(),
             routes: Mutex::default(),
             peer: peer.clone(),
         });
         let mut live = self.live.lock();
-        let of_caller = live.values().filter(|s| s.peer.id() == peer.id()).take(PER_CALLER).count();
-        if of_caller >= PER_CALLER || live.len() >= TOTAL {
-            let whose = if of_caller >= PER_CALLER { peer.id().as_str() } else { "all callers" };
-            return Err(Refusal::new(
-                Code::Overloaded,
-                format!("the proxy has no room for more sessions of {whose}"),
-                "close connections, or use shared sessions (annotation hawser.dev/session)",
-            )
-            .retry_after(Duration::from_secs(1)));
+        let of_caller = live.callers.get(peer.id()).copied().unwrap_or_default();
+        if of_caller >= self.limits.sessions_per_caller || live.sessions.len() >= self.limits.sessions {
+            let all = of_caller < self.limits.sessions_per_caller;
+            return Err(no_room(if all { "all callers" } else { peer.id().as_str() }));
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        live.insert(number, session.clone());
+        live.sessions.insert(number, session.clone());
+        live.callers.insert(peer.id().clone(), of_caller + 1);
+        self.count.inc();
         Ok(Guard { sessions: self.clone(), number, session })
     }
 
     /// All that are open now.
     pub(super) fn all(&self) -> Vec<Arc<Session>> {
-        self.live.lock().values().cloned().collect()
+        self.live.lock().sessions.values().cloned().collect()
     }
 
     /// How many each caller has.
     pub(super) fn by_identity(&self) -> BTreeMap<SpiffeId, usize> {
-        let mut counts = BTreeMap::new();
-        for session in self.all() {
-            *counts.entry(session.peer.id().clone()).or_default() += 1;
-        }
-        counts
+        self.live.lock().callers.iter().map(|(id, n)| (id.clone(), *n)).collect()
     }
+}
+
+fn no_room(whose: &str) -> Refusal {
+    let message = format!("the proxy has no room for more sessions of {whose}");
+    let remedy = "close connections, or use shared sessions (annotation hawser.dev/session)";
+    Refusal::new(Code::Overloaded, message, remedy).retry_after(Duration::from_secs(1))
 }
 
 /// The caller's cluster, as this cluster calls it: a label from local configuration, never from the wire.
@@ -185,10 +211,10 @@ impl Session {
     /// Notes a target that has just been admitted.
     pub(super) fn note(&self, text: &[u8], target: &ServicePort, context: &Context) -> Result<Arc<Route>, Refusal> {
         let mut routes = self.routes.lock();
-        if routes.len() >= ROUTES {
+        if routes.len() >= self.targets_max {
             return Err(Refusal::new(
                 Code::Overloaded,
-                format!("one session may use at most {ROUTES} service ports"),
+                format!("one session may use at most {} service ports", self.targets_max),
                 "open another session",
             ));
         }
@@ -221,7 +247,7 @@ impl Session {
             })
         };
         // Endpoints come and go; a session that outlives many of them does not collect them.
-        if paths.len() >= ROUTES {
+        if paths.len() >= PATHS {
             paths.clear();
         }
         paths.entry(endpoint.clone()).or_insert_with(make).clone()

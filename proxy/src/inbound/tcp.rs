@@ -11,7 +11,7 @@ use hawser_tunnel::sealed::{self, Dedicated};
 use hawser_tunnel::splice::Ended;
 use tokio::time::Instant;
 
-use super::request::{Ending, Stream};
+use super::request::{Ending, Stream, unless_ready};
 use super::sessions::{Route, Session};
 use super::{Inbound, admit, dial};
 use crate::streams::{Direction, Entry, Kind, Outcome};
@@ -64,6 +64,7 @@ pub(super) async fn dedicated(inbound: &Arc<Inbound>, mut dedicated: Dedicated, 
             }
         },
         Err(refusal) => {
+            let refusal = unless_ready(inbound, refusal);
             tracing::info!(client_id = %dedicated.peer.id(), %target, %refusal, "a dedicated session was refused");
             return refuse(inbound, dedicated, &refusal).await;
         }

@@ -277,3 +277,28 @@ async fn a_tcp_client_that_breaks_the_framing_is_dropped() {
         assert!(rest.is_empty(), "{bytes:?}");
     }
 }
+
+#[tokio::test]
+async fn silent_tcp_clients_take_so_many_places_and_none_of_udps() {
+    let context = context(&Pki::new(), "web");
+    let (_sender, bound) = watch::channel(Arc::<Bound>::default());
+    let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = server.local_addr().unwrap();
+    tokio::spawn(server.serve(context, bound));
+    let question = query("ghost.shop.svc.cluster.local.", RecordType::A);
+    let mut silent = Vec::new();
+    for _ in 0..64 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    udp.connect(address).await.unwrap();
+    udp.send(&question.to_vec().unwrap()).await.unwrap();
+    assert!(in_time(udp.recv(&mut [0; 512])).await.unwrap() > 12);
+    // Waits for a place: one of the silent ones has to go first.
+    let mut late = TcpStream::connect(address).await.unwrap();
+    let waiting = over_tcp(&mut late, &question);
+    tokio::pin!(waiting);
+    assert!(tokio::time::timeout(std::time::Duration::from_millis(200), &mut waiting).await.is_err());
+    silent.pop();
+    assert_eq!(waiting.await.metadata.response_code, ResponseCode::NXDomain);
+}

@@ -124,3 +124,24 @@ async fn bytes_go_from_a_virtual_address_to_the_application_and_back() {
     assert_eq!((question.as_str(), answer.as_str()), ("question", "answer"));
     doors.context.process.drain.cancel();
 }
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_for_a_place() {
+    let context = context(&Pki::new(), "web");
+    context.set_tables(tables(vec![destination("shop/a", vec![port("", 8080)])]));
+    let room = std::sync::Arc::new(tokio::sync::Semaphore::new(1));
+    let mut doors = Doors::with_room(context, "127.70.7.0/24", tempfile::tempdir().unwrap(), room);
+    let address = doors.address("shop/a").await;
+    let mut first = TcpStream::connect((address, 8080)).await.unwrap();
+    let mut second = TcpStream::connect((address, 8080)).await.unwrap();
+    second.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut reply = [0; 12];
+    let waiting = second.read_exact(&mut reply);
+    tokio::pin!(waiting);
+    assert!(tokio::time::timeout(std::time::Duration::from_millis(200), &mut waiting).await.is_err());
+    first.shutdown().await.unwrap();
+    drop(first);
+    in_time(waiting).await.unwrap();
+    assert_eq!(&reply, b"HTTP/1.1 503");
+    doors.context.process.drain.cancel();
+}

@@ -14,7 +14,7 @@ use hawser_runtime::Process;
 use hawser_tunnel::testing::{Pki, id};
 use tokio::sync::watch;
 
-pub(crate) const LATE: Duration = Duration::from_secs(10);
+pub(crate) const LATE: Duration = Duration::from_secs(30);
 
 pub(crate) async fn in_time<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(LATE, work).await.unwrap_or_else(|_| panic!("not within {LATE:?}"))
@@ -106,8 +106,11 @@ impl Doors {
     }
 
     pub(crate) fn keep(context: Arc<Context>, network: &str, dir: tempfile::TempDir) -> Self {
+        Self::with_room(context, network, dir, listen::room())
+    }
+
+    pub(crate) fn with_room(context: Arc<Context>, network: &str, dir: tempfile::TempDir, room: Room) -> Self {
         let (sender, bound) = watch::channel(Arc::default());
-        let room = listen::room();
         let keeper = Keeper {
             context: context.clone(),
             network: network.parse().unwrap(),

@@ -6,6 +6,7 @@
 mod admission;
 mod h2c;
 mod http;
+mod limits;
 mod setup;
 mod tcp;
 mod upgrade;

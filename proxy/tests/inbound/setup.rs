@@ -8,7 +8,7 @@ use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use hawser_api::ServicePort;
 use hawser_proxy::context::{Context, Settings};
-use hawser_proxy::inbound::Inbound;
+use hawser_proxy::inbound::{Inbound, Limits};
 use hawser_proxy::table::{Inbound as Fronted, InboundTarget, Peer, Tables};
 use hawser_runtime::Process;
 use hawser_tunnel::sealed::{self, Dedicated, SharedClient};
@@ -22,7 +22,7 @@ pub(crate) const CHECKOUT: &str = "shop/checkout:80";
 pub(crate) const WEB: &str = "/ns/shop/sa/web";
 pub(crate) const SERVER: &str = "/ns/shop/sa/checkout";
 /// Longer than anything here takes; a test that hits it has failed.
-pub(crate) const LATE: Duration = Duration::from_secs(10);
+pub(crate) const LATE: Duration = Duration::from_secs(30);
 
 /// The proxy under test, of cluster `east`.
 pub(crate) struct Proxy {
@@ -60,13 +60,18 @@ pub(crate) fn tables(ports: &[Port<'_>]) -> Tables {
 impl Proxy {
     /// Fronts these ports.
     pub(crate) async fn start(ports: &[Port<'_>]) -> Self {
+        Self::limited(ports, Limits::default()).await
+    }
+
+    /// The same, with other bounds.
+    pub(crate) async fn limited(ports: &[Port<'_>], limits: Limits) -> Self {
         let pki = Pki::new();
         let credentials = pki.linked("east", SERVER, &["west", "north"]);
         let settings = Settings { expect_continue: Duration::from_millis(300), ..Settings::default() };
         let process = Process::detached();
         let context = Context::new("checkout".into(), "east".parse().unwrap(), credentials, process, settings);
         context.set_tables(tables(ports));
-        let inbound = Inbound::new(context.clone());
+        let inbound = Inbound::with_limits(context.clone(), limits);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(inbound.clone().serve(listener));
