@@ -17,16 +17,18 @@ const DECAY: Duration = Duration::from_secs(10);
 /// ones would wait for its first request for half a minute.
 const INITIAL: Duration = Duration::from_millis(30);
 const INITIAL_DECAY: Duration = Duration::from_secs(1);
-/// A failed answer counts as if the endpoint were this many times slower: it gets a fraction of the work for seconds,
-/// not nothing for minutes, because every application answers 5xx now and then.
+/// Each failed answer makes the endpoint count as this many times slower, for a moment: it gets a fraction of the work
+/// for seconds, not nothing for minutes, because every application answers 5xx now and then.
 const PENALTY: f64 = 4.0;
-/// What the penalty multiplies at least, seconds: an endpoint that fails at once would otherwise stay the quickest.
-const PENALTY_FLOOR: f64 = 0.001;
+/// The penalties of several failures together.
+const PENALTY_MAX: f64 = 64.0;
+/// How fast penalties are forgotten: the largest is down to double after eight seconds.
+const PENALTY_DECAY: Duration = Duration::from_secs(2);
 /// Failed answers in a row that eject: what Envoy and Linkerd use as default is 5 and 7.
 const FAILED_ANSWERS: u32 = 5;
 /// How long the first ejection lasts; each further one twice as long, up to [`EJECT_MAX`].
 const EJECT_FIRST: Duration = Duration::from_secs(1);
-const EJECT_MAX: Duration = Duration::from_secs(30);
+const EJECT_MAX: Duration = Duration::from_secs(10);
 
 /// What went wrong with a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +63,9 @@ struct State {
     average: f64,
     at: Instant,
     sampled: bool,
+    /// How many times slower it counts for its failures, less one; and since when.
+    penalty: f64,
+    penalised: Instant,
     /// Streams that wait for their answer.
     waiting: u32,
     /// When the endpoint last answered, or began to have somebody waiting.
@@ -92,6 +97,16 @@ impl State {
         self.sampled = true;
     }
 
+    fn penalty(&self, now: Instant) -> f64 {
+        let since = now.saturating_duration_since(self.penalised).as_secs_f64();
+        1.0 + self.penalty * (-since / PENALTY_DECAY.as_secs_f64()).exp()
+    }
+
+    fn penalise(&mut self, now: Instant) {
+        self.penalty = (self.penalty(now) * PENALTY).min(PENALTY_MAX) - 1.0;
+        self.penalised = now;
+    }
+
     fn standing(&self, now: Instant) -> Standing {
         match self.until {
             None => Standing::In,
@@ -108,6 +123,8 @@ impl Load {
             average: INITIAL.as_secs_f64(),
             at: now,
             sampled: false,
+            penalty: 0.0,
+            penalised: now,
             waiting: 0,
             progress: now,
             failures: 0,
@@ -118,12 +135,16 @@ impl Load {
         Self { open: AtomicU32::new(0), state: Mutex::new(state) }
     }
 
-    /// Relative cost of one more stream.
+    /// Relative cost of one more stream. Nothing is cheaper than the one stream that an endpoint on probation may have:
+    /// it would otherwise wait for its chance until its old figures are forgotten.
     pub fn cost(&self, now: Instant) -> f64 {
         let state = self.state.lock();
+        if state.standing(now) == Standing::Probation {
+            return 0.0;
+        }
         let late = if state.waiting == 0 { 0.0 } else { now.saturating_duration_since(state.progress).as_secs_f64() };
         // The floor keeps the number of open streams in the product when an average has decayed to nothing.
-        state.average(now).max(late).max(1e-6) * f64::from(self.open().saturating_add(1))
+        state.average(now).max(late).max(1e-6) * state.penalty(now) * f64::from(self.open().saturating_add(1))
     }
 
     /// Whether it takes new work.
@@ -161,9 +182,13 @@ impl Load {
     pub fn answered(&self, now: Instant, took: Duration) {
         let mut state = self.state.lock();
         state.settle(now);
+        if state.until.take().is_some() {
+            // What it did before it was away says nothing of it now.
+            state.sampled = false;
+            state.penalty = 0.0;
+        }
         state.sample(now, took.as_secs_f64());
         state.failures = 0;
-        state.until = None;
         // A second ejection soon after the first lasts longer; a good spell is not forgotten either.
         state.ejections = state.ejections.saturating_sub(1);
     }
@@ -172,8 +197,11 @@ impl Load {
     pub fn failed(&self, now: Instant, took: Duration, failure: Failure) -> bool {
         let mut state = self.state.lock();
         state.settle(now);
-        let slow = state.average(now).max(took.as_secs_f64()).max(PENALTY_FLOOR) * PENALTY;
-        state.sample(now, slow.min(EJECT_MAX.as_secs_f64()));
+        state.penalise(now);
+        if took.as_secs_f64() > state.average(now) {
+            // A quick failure says nothing of how quick answers are; a slow one does.
+            state.sample(now, took.as_secs_f64());
+        }
         state.failures = state.failures.saturating_add(1);
         if state.until.is_some_and(|until| now < until) {
             // It is out already; what was open at that moment fails too and says nothing new.
@@ -190,9 +218,13 @@ impl Load {
         true
     }
 
-    /// A stream that waited was given up by its caller: nothing is known of the endpoint.
-    pub fn abandoned(&self, now: Instant) {
-        self.state.lock().settle(now);
+    /// A stream that waited was given up by its caller after `took`: an answer would have taken longer than that.
+    pub fn abandoned(&self, now: Instant, took: Duration) {
+        let mut state = self.state.lock();
+        state.settle(now);
+        if took.as_secs_f64() > state.average(now) {
+            state.sample(now, took.as_secs_f64());
+        }
     }
 
     /// A stream ended; whatever it waited for has been reported before.
@@ -294,6 +326,18 @@ mod tests {
     }
 
     #[test]
+    fn callers_that_give_up_leave_word_of_how_long_they_waited() {
+        let mut now = Instant::now();
+        let load = Load::new(now);
+        now = stream(&load, now, MS);
+        load.begin(now);
+        now += 200 * MS;
+        load.abandoned(now, 200 * MS);
+        load.end();
+        assert_eq!(load.average(now).as_millis(), 200);
+    }
+
+    #[test]
     fn a_failed_connection_ejects_at_once_and_five_failed_answers_in_a_row_do() {
         let now = Instant::now();
         let load = Load::new(now);
@@ -322,7 +366,7 @@ mod tests {
         load.begin(now);
         assert_eq!(load.standing(now), Standing::Out);
         // Given up by its caller: nothing was learnt, the next may try.
-        load.abandoned(now);
+        load.abandoned(now, Duration::ZERO);
         load.end();
         assert_eq!(load.standing(now), Standing::Probation);
         // A failure ejects for twice as long, even if it is only an answer.
@@ -343,6 +387,36 @@ mod tests {
             now += EJECT_MAX;
             assert_eq!(load.standing(now), Standing::Probation);
         }
+    }
+
+    #[test]
+    fn an_endpoint_that_was_away_is_back_at_its_full_share_after_one_answer() {
+        let mut now = Instant::now();
+        let load = Load::new(now);
+        now = stream(&load, now, MS);
+        for _ in 0..5 {
+            fail(&load, now, Failure::Answer);
+        }
+        load.begin(now);
+        load.failed(now, Duration::from_millis(1400), Failure::Connection);
+        load.end();
+        now += EJECT_FIRST;
+        assert_eq!(load.standing(now), Standing::Probation);
+        assert!(load.cost(now) < 1e-6, "it is the first to be asked");
+        now = stream(&load, now, 2 * MS);
+        assert!(load.cost(now) < 0.0025, "{}", load.cost(now));
+    }
+
+    #[test]
+    fn a_single_failure_is_forgotten_within_seconds() {
+        let mut now = Instant::now();
+        let load = Load::new(now);
+        now = stream(&load, now, MS);
+        let before = load.cost(now);
+        fail(&load, now, Failure::Answer);
+        assert!(load.cost(now) > 3.0 * before);
+        now += Duration::from_secs(8);
+        assert!(load.cost(now) < 1.1 * before);
     }
 
     #[test]
@@ -408,12 +482,12 @@ mod tests {
                     0 => load.begin(now),
                     1 => load.answered(now, MS),
                     2 => { load.failed(now, MS, Failure::Answer); }
-                    3 => load.abandoned(now),
+                    3 => load.abandoned(now, MS),
                     _ => load.end(),
                 }
             }
             prop_assert!(load.open() <= 200);
-            prop_assert!(load.cost(now).is_finite() && load.cost(now) > 0.0);
+            prop_assert!(load.cost(now).is_finite() && load.cost(now) >= 0.0);
         }
     }
 

@@ -167,7 +167,7 @@ impl Drop for Trial {
         if !self.reported && now.saturating_duration_since(self.begun) >= self.hedge {
             self.report(true);
         } else if !self.reported {
-            self.load.abandoned(now);
+            self.load.abandoned(now, Duration::ZERO);
         }
         self.load.end();
     }

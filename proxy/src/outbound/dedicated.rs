@@ -60,7 +60,7 @@ impl Visit {
 impl Drop for Visit {
     fn drop(&mut self) {
         if !self.reported {
-            self.member.load.abandoned(Instant::now());
+            self.member.load.abandoned(Instant::now(), self.begun.elapsed());
         }
         self.member.load.end();
     }

@@ -75,7 +75,7 @@ pub(super) fn far(context: &Arc<Context>, pool: &Arc<Pool>) -> Waiting<(Arc<Memb
 async fn to_any(context: &Arc<Context>, pool: &Arc<Pool>) -> Result<(Arc<Member>, Arc<Session>), Refusal> {
     let reached = through_gateway(context, pool, None).await?;
     let ready = reached.ready;
-    let member = pool.member(reached.endpoint.clone(), None);
+    let member = Arc::new(Member::new(reached.endpoint.clone(), None));
     let session = seal(context, pool, &member, reached).await?;
     member.session.store(Some(session.clone()));
     pool.joined(&member, &session, ready);
@@ -199,12 +199,12 @@ fn drive(context: &Arc<Context>, pool: &Arc<Pool>, member: &Arc<Member>, session
             return;
         }
         member.session.store(None);
-        if let (true, Some(gateway), Some(context)) = (by_itself, &session.gateway, context.upgrade()) {
+        let Some(context) = context.upgrade().filter(|_| by_itself) else { return };
+        if let Some(gateway) = &session.gateway {
             context.sessions.gateways.suspect(gateway);
         }
-        if by_itself {
-            pool.lost(&member);
-        }
+        pool.lost(&member);
+        pool.tend(&context, Instant::now());
     };
     if let Some(process) = process {
         process.spawn(task);

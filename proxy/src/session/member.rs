@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -165,10 +165,12 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    pub(super) fn new(id: Arc<str>, number: u64, address: Option<SocketAddr>) -> Self {
+    pub(super) fn new(id: Arc<str>, address: Option<SocketAddr>) -> Self {
+        // Unique over all pools: one request may have tried members of several.
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             id,
-            number,
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
             load: Load::new(Instant::now()),
             address,
             session: ArcSwapOption::empty(),
@@ -255,7 +257,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let now = Instant::now();
         if !self.reported {
-            self.member.load.abandoned(now);
+            self.member.load.abandoned(now, now.saturating_duration_since(self.began));
         }
         self.member.load.end();
         self.session.open.fetch_sub(1, Ordering::Relaxed);

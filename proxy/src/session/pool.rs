@@ -5,7 +5,7 @@
 //! gateway names the endpoint of each, and is asked to avoid those that we have.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -54,7 +54,6 @@ pub(crate) struct Pool {
     state: Mutex<State>,
     flight: Flight<(Arc<Member>, Arc<Session>)>,
     health: AtomicU8,
-    number: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -112,7 +111,6 @@ impl Pool {
             state: Mutex::new(state),
             flight: Flight::default(),
             health: AtomicU8::new(0),
-            number: AtomicU64::new(0),
         };
         pool.update(backend, peer);
         pool
@@ -169,13 +167,9 @@ impl Pool {
         let serves = |e: &&Endpoint| e.ready && serves(e, self.target.port);
         let member = |e: &Endpoint| {
             let same = |m: &&Arc<Member>| m.id == e.id && m.address == Some(e.inbound);
-            now.iter().find(same).cloned().unwrap_or_else(|| self.member(e.id.clone(), Some(e.inbound)))
+            now.iter().find(same).cloned().unwrap_or_else(|| Arc::new(Member::new(e.id.clone(), Some(e.inbound))))
         };
         self.members.store(Arc::new(endpoints.iter().filter(serves).map(member).collect()));
-    }
-
-    pub(super) fn member(&self, id: Arc<str>, address: Option<std::net::SocketAddr>) -> Arc<Member> {
-        Arc::new(Member::new(id, self.number.fetch_add(1, Ordering::Relaxed), address))
     }
 
     /// The share that takes new work, percent; as of the last [`refresh`](Self::refresh).
@@ -331,9 +325,17 @@ impl Pool {
         if member.address.is_none() {
             let stays = |m: &&Arc<Member>| m.number != member.number;
             self.members.rcu(|members| members.iter().filter(stays).cloned().collect::<Vec<_>>());
+            let none = self.members.load().is_empty();
             let mut state = self.state.lock();
             state.shunned.insert(member.id.clone(), now + SHUN);
             state.top_up_at = now;
+            if none && state.trouble.is_none() {
+                // Perhaps the whole cluster is gone. Until one of its endpoints has answered again, which `tend` asks
+                // for at once, others are asked first.
+                let message = format!("the last session to {} has just ended", self.target);
+                let refusal = Refusal::new(Code::PeerUnreachable, message, "check the peer's gateways and proxies");
+                state.trouble = Some(Trouble { refusal, pause: PAUSE_FIRST / 2, again_at: now });
+            }
         }
         self.refresh(now);
     }

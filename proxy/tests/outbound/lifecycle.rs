@@ -192,6 +192,32 @@ async fn work_moves_away_from_an_endpoint_that_hangs_before_its_session_is_given
 }
 
 #[tokio::test]
+async fn a_cluster_that_falls_silent_costs_what_is_under_way_one_keepalive_and_the_rest_nothing() {
+    let lab = Lab::new();
+    let (near, far) = (App::answering(OK.replace("hi", "ne")).await, App::answering(OK.replace("hi", "fa")).await);
+    let near = (Server::new(&lab, "west", near.address, "").await, near);
+    let far_server = Server::new(&lab, "east", far.address, "").await;
+    let mut gateway = Gateway::new(&lab, "g0", &[&far_server], Transport::Tcp).await;
+    let (through, frozen) = freezer(gateway.address).await;
+    gateway.address = through;
+    let client = Client::new(&lab, Settings::default()).await;
+    let tiers = vec![vec![remote(1)], vec![local(&[&near.0])]];
+    client.context.set_tables(tables(destination_of(tiers, ""), &[&gateway]));
+    let get = || client.exchange("GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    assert!(get().await.ends_with("fa"));
+    frozen.store(true, Ordering::Relaxed);
+    let begun = Instant::now();
+    let many = futures_util::future::join_all((0..4).map(|_| get())).await;
+    assert!(many.iter().all(|answer| answer.ends_with("ne")), "{many:?}");
+    assert!(begun.elapsed() < Duration::from_millis(1_900), "{:?}", begun.elapsed());
+    let begun = Instant::now();
+    assert!(get().await.ends_with("ne"));
+    assert!(begun.elapsed() < Duration::from_millis(300), "{:?}", begun.elapsed());
+    frozen.store(false, Ordering::Relaxed);
+    within("the far cluster to serve again", async { while !get().await.ends_with("fa") {} }).await;
+}
+
+#[tokio::test]
 async fn a_gateway_that_probes_find_down_gets_no_new_streams() {
     let app = App::answering(OK).await;
     let lab = Lab::new();
