@@ -29,15 +29,21 @@ pub(crate) struct Run {
 impl Run {
     /// `west/gateway-0`, `west/proxy-web`, as `hawser up` names it.
     pub(crate) fn label(&self) -> String {
-        match self.name.starts_with(&self.kind) {
-            true => format!("{}/{}", self.cluster, self.name),
-            false => format!("{}/{}-{}", self.cluster, self.kind, self.name),
-        }
+        format!("{}/{}", self.cluster, label(&self.kind, &self.name))
     }
 
     /// One of its pages.
     pub(crate) async fn page(&self, path: &str) -> Result<Value> {
         page(&self.admin, path).await.with_context(|| format!("{} ({})", self.label(), self.admin))
+    }
+}
+
+/// A process's name for people, within its cluster: `gateway-0`, `proxy-web`, `trust-anchor`.
+pub(crate) fn label(kind: &str, name: &str) -> String {
+    match name.starts_with(kind) {
+        true => name.to_owned(),
+        false if name.is_empty() => kind.to_owned(),
+        false => format!("{kind}-{name}"),
     }
 }
 

@@ -119,7 +119,6 @@ fn cluster(folder: &Path) -> Result<Option<Declared>> {
     let trust_domain = format!("{name}.{}", cluster.spec.fabric_domain)
         .parse()
         .with_context(|| format!("{}: spec.fabricDomain", path.display()))?;
-    unique(&cluster).with_context(|| path.display().to_string())?;
     Ok(Some(Declared { name, trust_domain, directory: folder.to_owned(), cluster }))
 }
 
@@ -163,32 +162,6 @@ fn split(text: &str) -> Vec<String> {
     }
     documents.retain(|document| !document.trim().is_empty());
     documents
-}
-
-fn unique(cluster: &Cluster) -> Result<()> {
-    let spec = &cluster.spec;
-    let lists: [(&str, Vec<&str>); 3] = [
-        ("gateways", spec.gateways.iter().map(|g| g.name.as_str()).collect()),
-        ("proxies", spec.proxies.iter().map(|p| p.name.as_str()).collect()),
-        ("workloads", spec.workloads.iter().map(|w| w.name.as_str()).collect()),
-    ];
-    for (list, names) in lists {
-        let mut seen = std::collections::BTreeSet::new();
-        for name in names {
-            if !seen.insert(name) {
-                bail!("spec.{list} has the name {name} twice\nhint: a name is a process; give each its own");
-            }
-        }
-    }
-    for workload in &spec.workloads {
-        if workload.command.is_empty() {
-            bail!(
-                "spec.workloads: {} has an empty command\nhint: command: [nginx, -g, \"daemon off;\"]",
-                workload.name
-            );
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -248,7 +221,8 @@ mod tests {
         let text =
             WEST.to_owned() + "  gateways: [{name: g, listen: \"127.0.0.1:1\"}, {name: g, listen: \"127.0.0.1:2\"}]\n";
         let (_keep, twice) = fabric(&[("a/c.yaml", &text)]);
-        assert!(format!("{:#}", twice.unwrap_err()).contains("spec.gateways has the name g twice"));
+        let error = format!("{:#}", twice.unwrap_err());
+        assert!(error.contains("spec.gateways[1].name"), "{error}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::up::control::{self, Operation, Request};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Process {
     /// What to do.
-    #[arg(value_name = "ACTION")]
+    #[arg(value_name = "ACTION", default_value = "status")]
     operation: Operation,
     /// `east` for a whole cluster, `east/gateway-0` for one process; absent: everything, for `status` alone.
     #[arg(value_name = "CLUSTER[/PROCESS]", required_if_eq_any([("operation", "stop"), ("operation", "kill"), ("operation", "start")]))]

@@ -52,7 +52,7 @@ fn error(description: impl Into<String>, error: impl Into<String>, hint: impl In
 }
 
 fn daemon(daemon: &Daemon) -> Finding {
-    let description = format!("{} is up and ready", daemon.key);
+    let description = format!("{} is up and ready", daemon.label);
     match &daemon.ready {
         Ok(page) if is(page, "ready") => good(description),
         Ok(page) => {
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn a_daemon_that_waits_says_for_what() {
         let waiting =
-            Daemon { key: "proxy-web".into(), alive: true, ready: Ok(json!({"ready": false, "unmet": ["tables"]})) };
+            Daemon { label: "proxy-web".into(), alive: true, ready: Ok(json!({"ready": false, "unmet": ["tables"]})) };
         let finding = daemon(&waiting);
         assert_eq!(finding.result, Outcome::Error);
         assert!(finding.error.contains("tables"));

@@ -11,12 +11,13 @@ use serde_json::Value;
 use crate::admin::{self, Run};
 use crate::get::{self, Resource};
 use crate::state::State;
+use crate::up::wanted::Kind;
 
 /// One daemon that is configured.
 #[derive(Debug, Clone)]
 pub(crate) struct Daemon {
-    /// Its files' name, `gateway-gateway-0`.
-    pub(crate) key: String,
+    /// Its name for people, `gateway-0`.
+    pub(crate) label: String,
     /// Its process is there.
     pub(crate) alive: bool,
     /// Its `/ready` page, or why there is none.
@@ -44,7 +45,7 @@ pub(crate) async fn look(state: &State, cluster: &ClusterName) -> Result<Seen> {
     let here = state.cluster(cluster)?;
     let mut daemons = Vec::new();
     for key in configured(&here.config_directory()) {
-        daemons.push(daemon(key.clone(), admin::run_file(&here.run_file(&key))).await);
+        daemons.push(daemon(label(&key), admin::run_file(&here.run_file(&key))).await);
     }
     let objects = match admin::runs(state, cluster, Some("mirror-controller"))?.first() {
         Some(run) => run.page("/objects").await.unwrap_or_default(),
@@ -74,11 +75,18 @@ fn configured(directory: &Path) -> Vec<String> {
     keys
 }
 
-async fn daemon(key: String, run: Option<Run>) -> Daemon {
+/// `gateway-gateway-0` is the gateway `gateway-0`.
+fn label(key: &str) -> String {
+    let kinds = [Kind::TrustAnchor, Kind::MirrorController, Kind::Gateway, Kind::Proxy].map(Kind::as_str);
+    let split = kinds.into_iter().find_map(|kind| Some((kind, key.strip_prefix(kind)?.trim_start_matches('-'))));
+    split.map_or_else(|| key.to_owned(), |(kind, name)| admin::label(kind, name))
+}
+
+async fn daemon(label: String, run: Option<Run>) -> Daemon {
     let Some(run) = run else {
-        return Daemon { key, alive: false, ready: Err("it has never been ready, or has ended".to_owned()) };
+        return Daemon { label, alive: false, ready: Err("it has never been ready, or has ended".to_owned()) };
     };
     let alive = Path::new(&format!("/proc/{}", run.pid)).exists();
     let ready = run.page("/ready").await.map_err(|error| format!("{error:#}"));
-    Daemon { key, alive, ready }
+    Daemon { label, alive, ready }
 }

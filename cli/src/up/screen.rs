@@ -7,8 +7,9 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::fabric::{Declared, Fabric};
+use crate::page::{self, list, text};
 use crate::state::State;
-use crate::{admin, page, print};
+use crate::{admin, print};
 
 /// Mirrors arrive a moment after the daemons are ready.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -83,7 +84,7 @@ async fn callable(text: &mut String, state: &State, declared: &Declared) -> Opti
 
 struct Row {
     name: String,
-    port: u64,
+    port: String,
     bound: String,
     from: String,
     key: String,
@@ -106,30 +107,21 @@ async fn destinations(state: &State, declared: &Declared, proxy: &str) -> Vec<Ro
 }
 
 fn rows(page: &Value) -> Vec<Row> {
-    let list = |value: &Value, name: &str| value.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
-    let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
     let mut rows = Vec::new();
-    for destination in list(page, "destinations") {
-        let Some(name) = list(&destination, "dnsNames").first().and_then(Value::as_str).map(str::to_owned) else {
-            continue;
-        };
-        let mut from: Vec<_> = list(&destination, "tiers")
-            .iter()
-            .flat_map(|tier| list(tier, "backends"))
-            .map(|backend| text(&backend, "cluster"))
-            .collect();
+    for destination in page::rows(page, "destinations") {
+        let backends = list(&destination, "tiers").iter().flat_map(|tier| list(tier, "backends"));
+        let mut from: Vec<_> = backends.map(|backend| text(backend, "cluster")).collect();
         from.dedup();
-        let names = list(&destination, "dnsNames");
         // A service of several clusters is best known by the name that it has in all of them.
-        let shared =
-            names.iter().find(|name| from.len() > 1 && name.as_str().is_some_and(|n| n.ends_with("clusterset.local")));
-        let Some(name) = shared.or(names.first()).and_then(Value::as_str).map(str::to_owned) else { continue };
+        let names: Vec<_> = list(&destination, "dnsNames").iter().filter_map(Value::as_str).collect();
+        let shared = names.iter().find(|name| from.len() > 1 && name.ends_with("clusterset.local"));
+        let Some(name) = shared.or(names.first()) else { continue };
         for port in list(&destination, "ports") {
             rows.push(Row {
-                name: name.clone(),
+                name: (*name).to_owned(),
                 key: page::service(&destination),
-                port: port.get("port").and_then(Value::as_u64).unwrap_or(0),
-                bound: text(&port, "bound"),
+                port: text(port, "port"),
+                bound: text(port, "bound"),
                 from: from.join(", "),
             });
         }

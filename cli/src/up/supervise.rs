@@ -116,7 +116,8 @@ impl Supervised {
             () = &mut output => self.until_end(&mut child, wish).await,
         };
         standing.send_modify(|standing| standing.pid = None);
-        end
+        // Its end and our wish for it may come together.
+        if *wish.borrow() == Wish::Run { end } else { end.map(|_| End::Wished) }
     }
 
     fn prepare(&self) -> Result<()> {

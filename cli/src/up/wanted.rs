@@ -59,8 +59,7 @@ impl Id {
     pub(crate) fn label(&self) -> String {
         match self.kind {
             Kind::Workload => self.name.clone(),
-            kind if self.name.starts_with(kind.as_str()) => self.name.clone(),
-            _ => self.key(),
+            kind => crate::admin::label(kind.as_str(), &self.name),
         }
     }
 }
