@@ -247,7 +247,9 @@ impl Fabric {
         let mut text = String::new();
         for cluster in self.running.keys() {
             let log = fs::read_to_string(self.log(cluster)).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
+            let mut lines: Vec<&str> = log.lines().collect();
+            // What is said over and over counts once.
+            lines.dedup_by_key(|line| without_time(line));
             let last = lines.get(lines.len().saturating_sub(LOG_LINES)..).unwrap_or_default();
             text += &format!("hawser up {cluster} said last:\n{}\n", last.join("\n"));
         }
@@ -336,6 +338,11 @@ impl Drop for Fabric {
     fn drop(&mut self) {
         self.kill_left();
     }
+}
+
+fn without_time(line: &str) -> (&str, &str) {
+    let (daemon, rest) = line.split_once('|').unwrap_or(("", line));
+    (daemon, rest.trim_start().split_once(' ').map_or(rest, |(_, said)| said))
 }
 
 fn network(cluster: &str) -> u8 {

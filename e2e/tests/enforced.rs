@@ -12,6 +12,7 @@ use hawser_e2e::yaml::Service;
 use hawser_e2e::{Fabric, Plan, eventually};
 use hawser_tunnel::open::OpenRequest;
 use hawser_tunnel::stream::TunnelStream;
+use serde_json::Value;
 use tokio::net::TcpStream;
 
 /// What east has and west may not reach, and what nobody has.
@@ -73,13 +74,7 @@ async fn open_shop(fabric: &mut Fabric) -> Result<Shop> {
     let shop = fabric.up_with_shop().await?;
     let ledger = Service::http("shop/ledger", &[(fabric.workload("east", 0), "server-0")]);
     fabric.put("east", &Service { export_to: vec!["north".to_owned()], ..ledger })?;
-    let gateway = fabric.daemon("east", "gateway", "g0")?;
-    eventually("the ledger to be exported", async || {
-        let exports = gateway.page("/exports").await?.to_string();
-        ensure!(exports.contains("shop/ledger"), "{exports}");
-        Ok(())
-    })
-    .await?;
+    eventually("the ledger to be exported", async || export(fabric, "shop", "ledger").await).await?;
     Ok(shop)
 }
 
@@ -126,7 +121,7 @@ async fn a_session_that_was_opened_for_one_port_carries_no_stream_to_what_is_not
         let _shop = open_shop(fabric).await?;
         for transport in [Transport::Quic, Transport::Tcp] {
             let west = west(fabric, transport)?;
-            for endpoint in endpoints(fabric, "shop/checkout").await? {
+            for endpoint in endpoints(fabric).await? {
                 let stream = west.opened("shop/checkout:80", Some(&endpoint)).await?.stream;
                 refused_inside(&west, stream).await.with_context(|| format!("{transport:?} {endpoint}"))?;
                 refused_dedicated(&west, &endpoint).await.with_context(|| format!("{transport:?} {endpoint}"))?;
@@ -137,11 +132,18 @@ async fn a_session_that_was_opened_for_one_port_carries_no_stream_to_what_is_not
     .await
 }
 
-/// A port's endpoints as east's gateway tells them.
-async fn endpoints(fabric: &Fabric, service: &str) -> Result<Vec<String>> {
-    let exports = fabric.daemon("east", "gateway", "g0")?.page("/exports").await?;
-    let export = exports.as_array().into_iter().flatten().find(|export| export["service"] == service);
-    let endpoints = export.and_then(|export| export["endpoints"].as_array()).context("no endpoints")?;
+/// An export as east's gateway tells it.
+async fn export(fabric: &Fabric, namespace: &str, name: &str) -> Result<Value> {
+    let page = fabric.daemon("east", "gateway", "g0")?.page("/exports").await?;
+    let exports = page.get("exports").and_then(Value::as_array).context("no exports")?;
+    let found = exports.iter().find(|export| export["namespace"] == namespace && export["name"] == name);
+    found.cloned().with_context(|| format!("{namespace}/{name} is not exported: {page}"))
+}
+
+/// The ids of the checkout's endpoints.
+async fn endpoints(fabric: &Fabric) -> Result<Vec<String>> {
+    let export = export(fabric, "shop", "checkout").await?;
+    let endpoints = export.get("endpoints").and_then(Value::as_array).context("no endpoints")?;
     let ids: Vec<_> = endpoints.iter().filter_map(|endpoint| Some(endpoint["id"].as_str()?.to_owned())).collect();
     ensure!(ids.len() == 2, "{ids:?}");
     Ok(ids)
@@ -233,9 +235,8 @@ async fn a_gateway_that_answers_in_a_server_s_place_is_refused_by_the_caller() -
 
 /// Where east's catalog listens, behind its gateway.
 async fn catalog(fabric: &Fabric) -> Result<SocketAddr> {
-    let exports = fabric.daemon("east", "gateway", "g0")?.page("/exports").await?;
-    let export = exports.as_array().into_iter().flatten().find(|export| export["service"] == "hawser-system/catalog");
-    let inbound = export.and_then(|export| export.pointer("/endpoints/0/inbound")?.as_str());
+    let export = export(fabric, "hawser-system", "catalog").await?;
+    let inbound = export.pointer("/endpoints/0/inbound").and_then(Value::as_str);
     Ok(inbound.context("no catalog")?.parse()?)
 }
 

@@ -79,10 +79,13 @@ async fn killing_a_server_s_proxy_fails_no_idempotent_request() -> Result<()> {
             kill_and_wait(fabric, &fabric.daemon("east", "proxy", name)?, &load).await?;
         }
         let killed = Instant::now();
-        more(&load, 80).await?;
-        let report = load.finish().await;
-        report.expect_flawless(200)?;
-        ensure!(report.since(killed).instances().len() == 2, "both serve again: {}", report.summary());
+        eventually("both to serve again", async || {
+            let report = load.report().since(killed);
+            ensure!(report.instances().len() == 2, "{}", report.summary());
+            Ok(())
+        })
+        .await?;
+        load.finish().await.expect_flawless(200)?;
         // Whatever was cut by a kill was cut, not changed.
         let transfer = Transfer::start(&fabric.files(), 2).await?;
         moves(&transfer).await?;
@@ -378,6 +381,13 @@ async fn every_process_starts_and_serves_with_all_peers_down() -> Result<()> {
 async fn a_proxy_and_a_gateway_that_restart_while_the_control_plane_hangs_serve_what_they_knew() -> Result<()> {
     Fabric::test(Plan::over("auto"), async |fabric| {
         let _shop = fabric.up_with_shop().await?;
+        let known = fabric.state().join("west/proxies/client/tables");
+        eventually("what is known to be on disk", async || {
+            let tables = std::fs::read(&known)?;
+            ensure!(tables.windows(13).any(|part| part == b"checkout-east"), "{} does not have it", known.display());
+            Ok(())
+        })
+        .await?;
         let mut control = Vec::new();
         for cluster in ["west", "east"] {
             control.push(fabric.daemon(cluster, "trust-anchor", "")?);
@@ -418,7 +428,7 @@ async fn an_edit_cuts_what_it_withdraws_within_five_seconds_and_touches_nothing_
         let mut withdrawn = shop.stock(fabric);
         withdrawn.exported = false;
         fabric.put("east", &withdrawn)?;
-        ends(&stock, CUT).await?;
+        ends(&stock, CUT).await.context("stock, whose export was withdrawn")?;
         moves(&files).await?;
         fabric.put("east", &shop.stock(fabric))?;
         eventually("stock to be back", async || {
@@ -440,7 +450,7 @@ async fn an_edit_cuts_what_it_withdraws_within_five_seconds_and_touches_nothing_
 
         // A link, seen from the side that is called.
         fabric.remove("east", "link-west.yaml")?;
-        ends(&files, CUT).await?;
+        ends(&files, CUT).await.context("files, whose link was removed")?;
         moves(&of_north).await?;
         of_north.finish().await?.result
     })

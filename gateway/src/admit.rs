@@ -99,7 +99,7 @@ mod tests {
         for name in peers {
             let trust_domain: hawser_api::TrustDomain = format!("{name}.example").parse().unwrap();
             let cluster = name.parse().unwrap();
-            let peer = Peer { cluster, trust_domain: trust_domain.clone(), anchors: Anchors::OwnRoot };
+            let peer = Peer { cluster, trust_domain: trust_domain.clone(), anchors: Anchors::OwnRoot, alive: true };
             tables.peers.insert(trust_domain, Arc::new(peer));
         }
         tables

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use hawser_api::objects::link::Transport;
@@ -216,8 +215,8 @@ fn record(gateway: &Gateway, caller: &Caller, request: &OpenRequest, outcome: &O
         endpoint,
         refusal = if matches!(outcome, Outcome::Refused(_)) { result } else { "" },
         end,
-        bytes_sent = traffic.map_or(0, |t| t.sent.load(Ordering::Relaxed)),
-        bytes_received = traffic.map_or(0, |t| t.received.load(Ordering::Relaxed)),
+        bytes_sent = traffic.map_or(0, |t| t.sent()),
+        bytes_received = traffic.map_or(0, |t| t.received()),
         duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         traceparent = %request.traceparent,
     );

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use hawser_api::Namespace;
 use hawser_api::proto::discovery::Status;
 use hawser_runtime::subscribe::Table;
 use hawser_runtime::{Process, clock};
@@ -34,6 +35,7 @@ pub mod limits;
 mod listen;
 pub mod metrics;
 mod pages;
+mod reset;
 pub mod route;
 pub mod streams;
 pub mod table;
@@ -43,6 +45,7 @@ pub use config::Config;
 
 /// What every task of the gateway reads.
 struct Gateway {
+    name: Namespace,
     tables: ArcSwap<table::Tables>,
     credentials: Credentials,
     streams: Arc<streams::Streams>,
@@ -61,6 +64,7 @@ impl Gateway {
         let metrics =
             metrics::Metrics::register(&mut process.registry.lock(), Arc::clone(&streams), credentials.clone());
         Self {
+            name: config.name.clone(),
             tables: ArcSwap::default(),
             credentials,
             streams,
@@ -88,7 +92,7 @@ pub struct Sources {
 /// A gateway that listens and does not take connections yet.
 pub struct Bound {
     gateway: Arc<Gateway>,
-    listener: TunnelListener,
+    listener: Arc<TunnelListener>,
     process: Process,
 }
 
@@ -100,7 +104,7 @@ impl Bound {
 
     /// Serves until the process has drained.
     pub async fn serve(self) {
-        listen::serve(self.gateway, self.listener, &self.process).await;
+        listen::serve(self.gateway, &self.listener, &self.process).await;
     }
 }
 
@@ -113,9 +117,12 @@ pub async fn bind(config: &Config, sources: Sources, process: &Process) -> anyho
     process.spawn(announce_identity(gateway.credentials.clone(), process.clone()));
     process.spawn(watch::follow(Arc::clone(&gateway), sources.tables, sources.status, process.clone()));
     process.spawn(watch::enforce(Arc::clone(&gateway)));
-    let listener = TunnelListener::bind(config.listen, gateway.credentials.clone(), ListenConfig::default())
+    let listening = ListenConfig { reset_key: reset::key(&config.discovery.last_known), ..ListenConfig::default() };
+    let listener = TunnelListener::bind(config.listen, gateway.credentials.clone(), listening)
         .await
+        .map(Arc::new)
         .with_context(|| format!("cannot listen on {} for UDP and TCP", config.listen))?;
+    metrics::register_turned(&mut process.registry.lock(), &listener);
     pages::add(&gateway, listener.local_addr(), config, process);
     tracing::info!(address = %listener.local_addr(), cluster = %config.cluster, gateway = %config.name, "listening");
     process.set_ready("listening", true);

@@ -23,7 +23,7 @@ const TURN_AWAY: Duration = Duration::from_secs(5);
 const LAST_BYTES: Duration = Duration::from_millis(500);
 
 /// Serves until the process drains and the last stream has ended or been cut.
-pub(crate) async fn serve(gateway: Arc<Gateway>, listener: TunnelListener, process: &Process) {
+pub(crate) async fn serve(gateway: Arc<Gateway>, listener: &TunnelListener, process: &Process) {
     let tasks = TaskTracker::new();
     loop {
         let incoming = tokio::select! {

@@ -1,10 +1,12 @@
 //! The gateway's metrics. Labels come from this cluster's own configuration and from closed sets of words only.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::UNIX_EPOCH;
 
 use hawser_api::ClusterName;
+use hawser_tunnel::listen::TunnelListener;
 use hawser_tunnel::tls::Credentials;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
@@ -154,6 +156,33 @@ impl Collector for Read {
         let family = "hawser_certificate_expiry_timestamp_seconds";
         let mut metric = encoder.encode_descriptor(family, help, None, MetricType::Gauge)?;
         metric.encode_family(&[("kind", "leaf")])?.encode_gauge(&i64::try_from(ends).unwrap_or(i64::MAX))
+    }
+}
+
+/// Handshakes that the listener itself turned away are counted there.
+pub fn register_turned(registry: &mut Registry, listener: &Arc<TunnelListener>) {
+    // Metrics must not keep the address taken when the listener is gone.
+    let listener = Arc::downgrade(listener);
+    registry.register_collector(Box::new(Turned { listener }));
+}
+
+#[derive(Debug)]
+struct Turned {
+    listener: Weak<TunnelListener>,
+}
+
+impl Collector for Turned {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(listener) = self.listener.upgrade() else { return Ok(()) };
+        let turned = listener.turned();
+        let help = "Connections turned away before their handshake, because too many were in flight";
+        let family = "hawser_gateway_handshakes_turned";
+        let mut metric = encoder.encode_descriptor(family, help, None, MetricType::Counter)?;
+        for (how, count) in [("dropped", &turned.dropped), ("retried", &turned.retried)] {
+            let count = count.load(Ordering::Relaxed);
+            metric.encode_family(&[("how", how)])?.encode_counter(&count, None::<&Exemplar<[(&str, &str); 0], u64>>)?;
+        }
+        Ok(())
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use hawser_runtime::{Process, clock};
 use serde_json::{Value, json};
@@ -27,19 +26,23 @@ pub(crate) fn add(gateway: &Arc<Gateway>, listening: SocketAddr, config: &Config
 fn streams(gateway: &Gateway) -> Value {
     let now = clock::now();
     let row = |live: Arc<crate::streams::Live>| {
+        let age = now.duration_since(live.begun).unwrap_or_default();
         json!({
-            "link": live.link,
-            "destination": live.target.to_string(),
+            "direction": "inbound",
+            "kind": "tcp",
             "clientId": live.peer.id(),
             "serial": live.peer.serial(),
-            "endpoint": &*live.endpoint,
+            "destination": live.target.to_string(),
+            "cluster": live.link,
+            "gateway": gateway.name,
             "transport": live.transport.as_str(),
-            "bytesSent": live.traffic.sent.load(Ordering::Relaxed),
-            "bytesReceived": live.traffic.received.load(Ordering::Relaxed),
-            "ageSeconds": now.duration_since(live.begun).unwrap_or_default().as_secs(),
+            "endpoint": &*live.endpoint,
+            "ageMs": u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+            "bytesSent": live.traffic.sent(),
+            "bytesReceived": live.traffic.received(),
         })
     };
-    gateway.streams.list().into_iter().map(row).collect()
+    json!({ "streams": gateway.streams.list().into_iter().map(row).collect::<Value>() })
 }
 
 /// One row an export, sorted, with its endpoints as they are seen here.
@@ -62,13 +65,14 @@ fn exports(gateway: &Gateway) -> Value {
         let mut clusters: Vec<_> = export.clusters.iter().collect();
         clusters.sort();
         json!({
-            "service": export.port.service.to_string(),
+            "namespace": export.port.service.namespace,
+            "name": export.port.service.name,
             "port": export.port.port,
             "clusters": clusters,
             "endpoints": export.endpoints.iter().map(endpoint).collect::<Value>(),
         })
     };
-    exports.into_iter().map(row).collect()
+    json!({ "exports": exports.into_iter().map(row).collect::<Value>() })
 }
 
 /// One row a link, sorted.
@@ -80,9 +84,10 @@ fn peers(gateway: &Gateway) -> Value {
         json!({
             "cluster": peer.cluster,
             "trustDomain": peer.trust_domain,
+            "alive": peer.alive,
             "tunnels": gateway.limits.tunnels(&peer.cluster),
             "streams": gateway.limits.streams(&peer.cluster),
         })
     };
-    peers.into_iter().map(row).collect()
+    json!({ "peers": peers.into_iter().map(row).collect::<Value>() })
 }

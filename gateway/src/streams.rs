@@ -4,7 +4,6 @@
 //! its admission and its entry is not missed.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -80,8 +79,8 @@ pub struct Bytes {
 
 impl Bytes {
     fn add(&mut self, traffic: &Traffic) {
-        self.sent += traffic.sent.load(Ordering::Relaxed);
-        self.received += traffic.received.load(Ordering::Relaxed);
+        self.sent += traffic.sent();
+        self.received += traffic.received();
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Peer {
     pub trust_domain: TrustDomain,
     /// Whom its certificates must hang under.
     pub anchors: Anchors,
+    /// Its catalog's lease is fresh; for people, admission does not ask.
+    pub alive: bool,
 }
 
 impl Tables {
@@ -105,7 +107,7 @@ impl Tables {
             "" => Anchors::OwnRoot,
             document => Anchors::Bundle(Bundle::parse(document).map_err(|e| e.to_string())?),
         };
-        self.peers.insert(trust_domain.clone(), Arc::new(Peer { cluster, trust_domain, anchors }));
+        self.peers.insert(trust_domain.clone(), Arc::new(Peer { cluster, trust_domain, anchors, alive: peer.alive }));
         Ok(())
     }
 }

@@ -191,8 +191,8 @@ async fn a_link_at_its_limit_of_streams_is_refused_until_one_ends() {
     assert!(refusal.retry_after.is_some());
     assert_eq!(north.reach("shop/checkout:80").await.0, "a");
     drop(first);
-    until("the first to end", || door.page("/streams").as_array().unwrap().len() < 3).await;
-    until("its place to be free", || door.page("/peers")[1]["streams"] == 1).await;
+    until("the first to end", || door.page("/streams")["streams"].as_array().unwrap().len() < 3).await;
+    until("its place to be free", || door.page("/peers")["peers"][1]["streams"] == 1).await;
     assert_eq!(west.reach("shop/checkout:80").await.0, "a");
 }
 
@@ -273,11 +273,11 @@ async fn a_tunnel_ends_with_its_certificate_and_its_live_stream_goes_on() {
         let (_, mut old) = west.reach("shop/checkout:80").await;
         // Renewed, as at half life; the old certificate then ends.
         credentials.set_identity(door.pki.identity("west", "/ns/apps/sa/web"));
-        let age = || door.page("/streams")[0]["ageSeconds"].as_u64().unwrap();
-        until("the old certificate to end", || age() >= 3).await;
+        let age = || door.page("/streams")["streams"][0]["ageMs"].as_u64().unwrap();
+        until("the old certificate to end", || age() >= 3000).await;
         echoes(&mut old).await.unwrap();
         let _new = west.reach("shop/checkout:80").await;
-        let serials: BTreeSet<_> = door.page("/streams").as_array().unwrap().iter().map(serial).collect();
+        let serials: BTreeSet<_> = door.page("/streams")["streams"].as_array().unwrap().iter().map(serial).collect();
         assert_eq!(serials.len(), 2);
     }
 }
@@ -299,7 +299,7 @@ async fn bytes_are_counted_while_a_stream_lives_and_the_sum_never_goes_back() {
         echoes(&mut opening).await.unwrap();
         until("its bytes to be counted", || door.metrics().contains(&sent(before + 5))).await;
         drop(opening);
-        until("its end", || door.page("/streams").as_array().unwrap().is_empty()).await;
+        until("its end", || door.page("/streams")["streams"].as_array().unwrap().is_empty()).await;
         assert!(door.metrics().contains(&sent(before + 5)));
     }
 }
@@ -312,16 +312,16 @@ async fn the_pages_show_streams_exports_and_peers() {
     door.publish().await;
     let west = door.knocker("west", BOTH[0]);
     let _open = west.reach("shop/checkout:80").await;
-    let streams = door.page("/streams");
-    assert_eq!(streams[0]["link"], "west");
+    let streams = &door.page("/streams")["streams"];
+    assert_eq!(streams[0]["cluster"], "west");
     assert_eq!(streams[0]["destination"], "shop/checkout:80");
     assert_eq!(streams[0]["clientId"], "spiffe://west.hawser.test/ns/apps/sa/web");
     assert_eq!(streams[0]["transport"], "quic");
-    let exports = door.page("/exports");
-    assert_eq!(exports[0]["service"], "shop/checkout");
+    let exports = &door.page("/exports")["exports"];
+    assert_eq!((&exports[0]["namespace"], &exports[0]["name"]), (&"shop".into(), &"checkout".into()));
     assert_eq!(exports[0]["clusters"][0], "west");
     assert_eq!(exports[0]["endpoints"][0]["open"], 1);
-    assert_eq!(door.page("/peers")[0]["cluster"], "west");
+    assert_eq!(door.page("/peers")["peers"][0]["cluster"], "west");
 }
 
 #[tokio::test]

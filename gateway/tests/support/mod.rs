@@ -265,7 +265,7 @@ fn config(limits: LimitsConfig) -> Config {
             join_token: "unused".into(),
             store: "unused".into(),
         },
-        discovery: DiscoveryConfig { socket: "unused".into(), last_known: "unused".into() },
+        discovery: DiscoveryConfig { socket: "unused".into(), last_known: "/proc/unused/tables".into() },
         limits,
     }
 }
