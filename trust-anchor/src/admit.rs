@@ -57,7 +57,7 @@ pub(crate) fn admit(
     match &request.attestation {
         Some(Attestation::JoinToken(text)) => {
             // Files and clipboards add line ends.
-            let token = join::redeem(store, text.trim(), now)?;
+            let token = join::redeem(store, text.trim(), &csr.key_hash, now)?;
             Ok(Admitted { subject: token.spiffe_id, via: Via::JoinToken, request: csr })
         }
         Some(Attestation::Renewal(renewal)) => {

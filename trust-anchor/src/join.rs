@@ -1,7 +1,8 @@
 //! One-time join tokens: who holds one gets a first certificate, once.
 //!
 //! A token is 32 random bytes as hex. The store keeps only its hash, so that a copy of the store joins nobody:
-//! `join/<sha256 of the token>.json`, renamed away when it is redeemed, before anything is issued.
+//! `join/<sha256 of the token>.json`. Before anything is issued it is bound to one key, in `….used`: an answer that got
+//! lost on its way can be asked for again with the same key, and with no other.
 
 use std::fs;
 use std::io;
@@ -29,6 +30,9 @@ pub struct Token {
     pub ttl_seconds: u64,
     /// Seconds since the epoch, by the issuer's clock.
     pub expires_at: u64,
+    /// SHA-256 of the public key that it was used for, in hex; absent while it is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 /// Why a token joins nobody.
@@ -62,7 +66,7 @@ fn seconds(time: SystemTime) -> u64 {
 /// Makes a token with which `id` may join once within `ttl` (at most [`LIFETIME_MAX`]), and returns its text.
 pub fn register(store: &Path, id: &SpiffeId, ttl: Duration, now: SystemTime) -> Result<String, TokenError> {
     let ttl_seconds = ttl.min(LIFETIME_MAX).as_secs();
-    let token = Token { spiffe_id: id.clone(), ttl_seconds, expires_at: seconds(now) + ttl_seconds };
+    let token = Token { spiffe_id: id.clone(), ttl_seconds, expires_at: seconds(now) + ttl_seconds, key: None };
     let text = hex::encode(&rand::random::<[u8; 32]>());
     let content = serde_json::to_vec(&token).map_err(io::Error::from)?;
     file::replace(&open_path(store, &text), &content)?;
@@ -73,28 +77,55 @@ fn open_path(store: &Path, text: &str) -> PathBuf {
     directory(store).join(format!("{}.json", hex::sha256(text.as_bytes())))
 }
 
-/// Uses a token up and says who joins by it. Of any number of callers with one token, one succeeds.
-pub fn redeem(store: &Path, text: &str, now: SystemTime) -> Result<Token, TokenError> {
+/// Uses a token up for one public key (its SHA-256 in hex) and says who joins by it. Of any number of callers with one
+/// token and keys of their own, one succeeds.
+pub fn redeem(store: &Path, text: &str, key: &str, now: SystemTime) -> Result<Token, TokenError> {
     let is_hex = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     if text.len() != TEXT_LENGTH || !is_hex {
         return Err(TokenError::Malformed);
     }
     let open = open_path(store, text);
     let used = open.with_extension("used");
-    // The rename is the compare-and-swap: the kernel lets one of several win.
-    match fs::rename(&open, &used) {
-        Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound && used.exists() => return Err(TokenError::Used),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(TokenError::Unknown),
-        Err(e) => return Err(e.into()),
+    let token = match read(&open)? {
+        Some(token) => bind(token, key, &open, &used)?,
+        None => read(&used)?.ok_or(TokenError::Unknown)?,
+    };
+    if token.key.as_deref() != Some(key) {
+        return Err(TokenError::Used);
     }
-    // Before the answer: after a crash of the machine the token must not be whole again.
-    fs::File::open(directory(store))?.sync_all()?;
-    let token: Token = serde_json::from_slice(&fs::read(&used)?).map_err(io::Error::from)?;
     if seconds(now) > token.expires_at {
         return Err(TokenError::Expired);
     }
     Ok(token)
+}
+
+fn read(path: &Path) -> io::Result<Option<Token>> {
+    match fs::read(path) {
+        Ok(content) => Ok(Some(serde_json::from_slice(&content)?)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Binds an open token to a key, and returns it as it is bound now: perhaps to another key.
+fn bind(mut token: Token, key: &str, open: &Path, used: &Path) -> io::Result<Token> {
+    token.key = Some(key.to_owned());
+    let offer = used.with_extension(format!("{:016x}", rand::random::<u64>()));
+    file::replace(&offer, &serde_json::to_vec(&token)?)?;
+    // The link is the compare-and-swap: the kernel lets one of several win, and the winner's file is whole.
+    let linked = fs::hard_link(&offer, used);
+    let _ = fs::remove_file(&offer);
+    if let Err(error) = linked
+        && error.kind() != io::ErrorKind::AlreadyExists
+    {
+        return Err(error);
+    }
+    // Before the answer: after a crash of the machine the token must not be open again.
+    if let Some(directory) = used.parent() {
+        fs::File::open(directory)?.sync_all()?;
+    }
+    let _ = fs::remove_file(open);
+    read(used)?.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 /// Forgets tokens that are over, used or not; what it cannot read it leaves alone.
@@ -125,6 +156,8 @@ mod tests {
         "spiffe://east.example/ns/shop/sa/web".parse().unwrap()
     }
 
+    const KEY: &str = "5ca1ab1e";
+
     fn at(seconds: u64) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(seconds)
     }
@@ -133,9 +166,18 @@ mod tests {
     fn a_token_joins_its_identity_once() {
         let store = tempfile::tempdir().unwrap();
         let text = register(store.path(), &id(), Duration::from_secs(60), at(1000)).unwrap();
-        let token = redeem(store.path(), &text, at(1060)).unwrap();
+        let token = redeem(store.path(), &text, KEY, at(1060)).unwrap();
         assert_eq!(token.spiffe_id, id());
-        assert!(matches!(redeem(store.path(), &text, at(1060)), Err(TokenError::Used)));
+        assert!(matches!(redeem(store.path(), &text, "0ddba11", at(1060)), Err(TokenError::Used)));
+    }
+
+    #[test]
+    fn a_lost_answer_may_be_asked_for_again_with_the_same_key_until_the_token_is_over() {
+        let store = tempfile::tempdir().unwrap();
+        let text = register(store.path(), &id(), Duration::from_secs(60), at(1000)).unwrap();
+        let first = redeem(store.path(), &text, KEY, at(1000)).unwrap();
+        assert_eq!(redeem(store.path(), &text, KEY, at(1060)).unwrap(), first);
+        assert!(matches!(redeem(store.path(), &text, KEY, at(1061)), Err(TokenError::Expired)));
     }
 
     #[test]
@@ -154,10 +196,11 @@ mod tests {
         let text = register(store.path(), &id(), Duration::from_secs(60), at(1000)).unwrap();
         let (won, start) = (AtomicUsize::new(0), Barrier::new(32));
         std::thread::scope(|scope| {
-            for _ in 0..32 {
-                scope.spawn(|| {
+            for key in 0..32 {
+                let (store, text, won, start) = (store.path(), &text, &won, &start);
+                scope.spawn(move || {
                     start.wait();
-                    let one = redeem(store.path(), &text, at(1000)).map_or(0, |_| 1);
+                    let one = redeem(store, text, &key.to_string(), at(1000)).map_or(0, |_| 1);
                     won.fetch_add(one, Ordering::Relaxed);
                 });
             }
@@ -169,10 +212,10 @@ mod tests {
     fn a_token_that_is_over_unknown_or_malformed_joins_nobody() {
         let store = tempfile::tempdir().unwrap();
         let text = register(store.path(), &id(), Duration::from_secs(60), at(1000)).unwrap();
-        assert!(matches!(redeem(store.path(), &text, at(1061)), Err(TokenError::Expired)));
-        assert!(matches!(redeem(store.path(), &"0".repeat(64), at(1000)), Err(TokenError::Unknown)));
+        assert!(matches!(redeem(store.path(), &text, KEY, at(1061)), Err(TokenError::Expired)));
+        assert!(matches!(redeem(store.path(), &"0".repeat(64), KEY, at(1000)), Err(TokenError::Unknown)));
         for bad in ["", "../../root/root", &"G".repeat(64), &"A".repeat(64), &"a".repeat(65)] {
-            assert!(matches!(redeem(store.path(), bad, at(1000)), Err(TokenError::Malformed)), "{bad}");
+            assert!(matches!(redeem(store.path(), bad, KEY, at(1000)), Err(TokenError::Malformed)), "{bad}");
         }
     }
 
@@ -180,7 +223,7 @@ mod tests {
     fn no_token_lives_longer_than_an_hour() {
         let store = tempfile::tempdir().unwrap();
         let text = register(store.path(), &id(), Duration::from_secs(1_000_000), at(1000)).unwrap();
-        assert!(matches!(redeem(store.path(), &text, at(1000 + 3601)), Err(TokenError::Expired)));
+        assert!(matches!(redeem(store.path(), &text, KEY, at(1000 + 3601)), Err(TokenError::Expired)));
     }
 
     #[test]
@@ -188,10 +231,10 @@ mod tests {
         let store = tempfile::tempdir().unwrap();
         sweep(store.path(), at(0)).unwrap();
         let used = register(store.path(), &id(), Duration::from_secs(60), at(1000)).unwrap();
-        redeem(store.path(), &used, at(1000)).unwrap();
+        redeem(store.path(), &used, KEY, at(1000)).unwrap();
         let open = register(store.path(), &id(), Duration::from_secs(600), at(1000)).unwrap();
         sweep(store.path(), at(1061)).unwrap();
         assert_eq!(fs::read_dir(store.path().join("join")).unwrap().count(), 1);
-        redeem(store.path(), &open, at(1062)).unwrap();
+        redeem(store.path(), &open, KEY, at(1062)).unwrap();
     }
 }

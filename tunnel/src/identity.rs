@@ -48,7 +48,8 @@ const SLEEP_MAX: Duration = Duration::from_secs(10);
 
 /// Runs until dropped: loads what is on disk, then asks and renews. Errors are logged and tried again with backoff.
 pub async fn keep(credentials: Credentials, source: IdentitySource, clock: Clock) {
-    let mut keeper = Keeper { store: Store::new(&source.store), credentials, source, clock, current: None };
+    let mut keeper =
+        Keeper { store: Store::new(&source.store), credentials, source, clock, current: None, asked: None };
     keeper.load();
     let (follower, store) = (keeper.credentials.clone(), keeper.store.clone());
     let socket = keeper.source.socket.clone();
@@ -80,6 +81,8 @@ struct Keeper {
     source: IdentitySource,
     clock: Clock,
     current: Option<Current>,
+    /// The key that was asked for and not answered yet: a join token is bound to it.
+    asked: Option<KeyPair>,
 }
 
 impl Keeper {
@@ -141,20 +144,32 @@ impl Keeper {
     }
 
     async fn renew(&mut self) -> Result<(), String> {
-        let key = KeyPair::generate().map_err(|e| e.to_string())?;
+        let key = match self.asked.take() {
+            Some(key) => key,
+            None => KeyPair::generate().map_err(|e| e.to_string())?,
+        };
+        match self.request(&key).await {
+            Ok(reply) => self.accept(reply, key).await,
+            Err(reason) => {
+                self.asked = Some(key);
+                Err(reason)
+            }
+        }
+    }
+
+    async fn request(&self, key: &KeyPair) -> Result<IssueReply, String> {
         let mut params = CertificateParams::default();
         // The issuer decides who we are; it looks at nothing but the key.
         params.distinguished_name = DistinguishedName::new();
-        let csr = params.serialize_request(&key).map_err(|e| e.to_string())?.der().to_vec();
-        let reply = match self.renewal(&csr) {
+        let csr = params.serialize_request(key).map_err(|e| e.to_string())?.der().to_vec();
+        match self.renewal(&csr) {
             Some(renewal) => match self.ask(&csr, renewal).await {
                 // What we have proves nothing to the issuer: only a token can help.
                 Err(status) if status.code() == tonic::Code::PermissionDenied => self.join(&csr, &status).await,
                 answered => answered.map_err(|status| text(&status)),
             },
             None => self.join(&csr, &tonic::Status::unauthenticated("no certificate yet")).await,
-        }?;
-        self.accept(reply, key).await
+        }
     }
 
     fn renewal(&self, csr: &[u8]) -> Option<Attestation> {

@@ -11,8 +11,8 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
-/// For one answer: longer than a request may wait in the issuer's queue.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// For one answer: much longer than a request may wait in the issuer's queue, since nothing works here without one.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// A local process that does not answer a PING within this time hangs.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Largest message: a chain and a bundle of the largest size.
