@@ -41,6 +41,13 @@ impl Gateways {
         loads.entry(path.clone()).or_insert_with(|| Load::new(Instant::now()).into()).clone()
     }
 
+    /// Whether no gateway of a peer is known to be well.
+    pub(crate) fn all_down(&self, peer: &Peer, now: Instant) -> bool {
+        let loads = self.loads.lock();
+        let down = |path| loads.get(path).is_some_and(|load| load.standing(now) == Standing::Out);
+        peer.gateways.iter().all(|gateway| gateway.down || down(&gateway.path))
+    }
+
     /// A session through this gateway ended by itself: perhaps the gateway is gone, so the others come first for a
     /// moment.
     pub(crate) fn suspect(&self, path: &GatewayPath) {

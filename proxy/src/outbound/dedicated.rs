@@ -78,7 +78,7 @@ pub(super) async fn open(app: &Arc<App>) -> Result<Opened, Refusal> {
         let outcome = match member {
             None if local => Err(leg.pool.nobody()),
             // Behind gateways they choose for us.
-            member => to(app, &leg, member).await,
+            member => to(app, &leg, member, choice.last_resort).await,
         };
         match outcome {
             Ok(opened) => return Ok(opened),
@@ -89,10 +89,12 @@ pub(super) async fn open(app: &Arc<App>) -> Result<Opened, Refusal> {
 }
 
 /// Opens a session to this endpoint, or to one that a gateway chooses.
-async fn to(app: &Arc<App>, leg: &Arc<Leg>, member: Option<Arc<Member>>) -> Result<Opened, Refusal> {
+async fn to(app: &Arc<App>, leg: &Arc<Leg>, member: Option<Arc<Member>>, last_resort: bool) -> Result<Opened, Refusal> {
     let (context, pool) = (&app.context, &leg.pool);
+    let patience = if last_resort { CONFIRM } else { context.settings.connect };
     let mut visit = member.map(Visit::begin);
-    let outcome = connect(app, pool, visit.as_ref().map(|visit| &visit.member)).await;
+    let connect = connect(app, pool, visit.as_ref().map(|visit| &visit.member));
+    let outcome = session::in_time(patience, connect).await;
     if let Some(visit) = &mut visit {
         visit.report(outcome.as_ref().err().is_none_or(|refusal| !refusal.code.retry_elsewhere()));
     }
@@ -112,7 +114,7 @@ async fn connect(app: &Arc<App>, pool: &Arc<Pool>, member: Option<&Arc<Member>>)
     let mut path = reached.path(context, pool, "dedicated");
     let expect = session::expect(pool);
     let connect = sealed::connect_dedicated(reached.stream, &context.credentials, &expect, &pool.target);
-    let session = session::in_time(CONFIRM, connect).await?;
+    let session = connect.await?;
     path.server_id = Some(session.peer.id().clone());
     Ok((session, path))
 }

@@ -66,6 +66,8 @@ struct State {
     /// How many far endpoints there are, as a gateway said last.
     ready: Option<u32>,
     trouble: Option<Trouble>,
+    /// Every gateway of the peer seems down.
+    cut_off: bool,
     top_up_at: Instant,
     used: Instant,
 }
@@ -98,6 +100,7 @@ impl Pool {
             shunned: HashMap::new(),
             ready: None,
             trouble: None,
+            cut_off: false,
             top_up_at: now,
             used: now,
         };
@@ -186,7 +189,8 @@ impl Pool {
         let percent = match &state.backend.reach {
             Reach::Local(endpoints) => percent(well, endpoints.iter().filter(|e| serves(e, self.target.port)).count()),
             Reach::Remote { .. } => {
-                let unreachable = state.trouble.is_some() || !state.peer.as_ref().is_some_and(|peer| peer.alive);
+                let alive = state.peer.as_ref().is_some_and(|peer| peer.alive);
+                let unreachable = state.trouble.is_some() || state.cut_off || !alive;
                 let bad = members.len() - well + state.shunned.len();
                 let wanted = state.wanted();
                 // Whoever has a live session has better news than a catalog that has fallen silent.
@@ -405,8 +409,10 @@ impl Pool {
 
     /// What has to be done from time to time: forgets what is over, opens what is missing.
     pub(super) fn tend(self: &Arc<Self>, context: &Arc<Context>, now: Instant) {
+        let cut_off = self.peer().is_some_and(|peer| context.sessions.gateways.all_down(&peer, now));
         let open_far = {
             let mut state = self.state.lock();
+            state.cut_off = cut_off;
             state.holds.retain(|hold| hold.upgrade().is_some_and(|hold| !hold.is_over()));
             state.shunned.retain(|_, until| *until > now);
             let asked = now.saturating_duration_since(state.used) < context.settings.idle;
