@@ -186,6 +186,15 @@ pub struct OfferedPort {
     pub app_protocol: String,
 }
 
+impl Offer {
+    /// What it takes in memory, roughly and without what every offer takes, bytes.
+    pub fn size(&self) -> usize {
+        let ports: usize = self.ports.iter().map(|port| 64 + port.name.len() + port.app_protocol.len()).sum();
+        let identities: usize = self.identities.iter().map(|id| 32 + id.as_str().len()).sum();
+        256 + ports + identities
+    }
+}
+
 impl World {
     /// Nothing is known yet.
     pub fn new(cluster: ClusterName, domain: TrustDomain) -> Self {

@@ -1,6 +1,6 @@
 //! Every example's objects are in force as they stand, and do what they say.
 
-#![allow(clippy::unwrap_used, reason = "used by tests only, where a panic is the report")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "used by tests only, where a panic is the report")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -17,6 +17,9 @@ use crate::world::{Catalog, Offer, OfferedPort};
 pub const WITHDRAWN_MAX: usize = 1000;
 /// Refused entries that are remembered with their reasons.
 pub const REFUSED_MAX: usize = 1000;
+/// Bytes of all offers of one peer together: ten thousand services of ordinary length are a tenth of it, and ten
+/// thousand of the greatest length would be a gigabyte.
+pub const CATALOG_MAX: usize = 32 << 20;
 /// Longest reason that is taken from a peer, in characters.
 const REASON_MAX: usize = 200;
 /// More ready endpoints than this change nothing.
@@ -32,8 +35,9 @@ pub fn update(known: &Catalog, update: &catalog::Update, domain: &TrustDomain) -
         gone.iter().for_each(|key| withdraw(&mut next, key));
         next.refused.clear();
     }
+    let mut size: usize = next.offers.values().map(|offer| offer.size()).sum();
     for service in &update.changed {
-        change(&mut next, service, domain);
+        change(&mut next, service, domain, &mut size);
     }
     for name in &update.removed {
         if let Ok(key) = ServiceKey::parse(&name.namespace, &name.name) {
@@ -48,23 +52,28 @@ pub fn update(known: &Catalog, update: &catalog::Update, domain: &TrustDomain) -
     next
 }
 
-fn change(next: &mut Catalog, service: &catalog::Service, domain: &TrustDomain) {
+fn change(next: &mut Catalog, service: &catalog::Service, domain: &TrustDomain, size: &mut usize) {
     let shown = shown(&service.namespace, &service.name);
     next.refused.retain(|refused| refused.service != shown);
-    let full = |next: &Catalog, key: &ServiceKey| next.offers.len() >= SERVICES_MAX && !next.offers.contains_key(key);
+    // What was believed of it before is not true any more, whatever comes of this.
+    if let Ok(key) = ServiceKey::parse(&service.namespace, &service.name)
+        && let Some(old) = next.offers.remove(&key)
+    {
+        *size = size.saturating_sub(old.size());
+    }
     let reason = match offer(service, domain) {
-        Ok(offer) if !full(next, &offer.service) => {
+        Ok(_) if next.offers.len() >= SERVICES_MAX => format!("the peer offers more than {SERVICES_MAX} services"),
+        Ok(offer) if *size + offer.size() > CATALOG_MAX => {
+            format!("the peer's catalog is longer than {CATALOG_MAX} bytes")
+        }
+        Ok(offer) => {
+            *size += offer.size();
             next.withdrawn.remove(&offer.service);
             next.offers.insert(offer.service.clone(), Arc::new(offer));
             return;
         }
-        Ok(_) => format!("the peer offers more than {SERVICES_MAX} services"),
         Err(reason) => reason,
     };
-    // What was believed of it before is not true any more either.
-    if let Ok(key) = ServiceKey::parse(&service.namespace, &service.name) {
-        next.offers.remove(&key);
-    }
     if next.refused.len() < REFUSED_MAX {
         next.refused.push(RefusedImport { service: shown, reason });
     }
@@ -75,7 +84,9 @@ fn withdraw(next: &mut Catalog, key: &ServiceKey) {
     if next.withdrawn.len() >= WITHDRAWN_MAX {
         next.withdrawn.pop_first();
     }
-    next.withdrawn.insert(key.clone(), offer);
+    // Nobody may answer for it any more; its ports stay, so that callers find somebody who tells them why.
+    let offer = Offer { identities: Vec::new(), endpoints_ready: 0, ..Offer::clone(&offer) };
+    next.withdrawn.insert(key.clone(), Arc::new(offer));
 }
 
 /// A name that may be anything, for people: printable ASCII, at most 130 characters.

@@ -46,10 +46,10 @@ const PAUSE: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::f
 const LEASE_MIN: Duration = Duration::from_millis(500);
 /// From one change to the next: a hundred a second are more than a cluster makes.
 const PACE: Duration = Duration::from_millis(10);
+/// Parts that one change may be cut into.
+const PARTS_MAX: usize = 64;
 /// All that a peer is told of a refusal that is this cluster's own affair.
 const NOT_TAKEN: &str = "this cluster does not take it: its Link's status says why";
-/// Messages that one change may be cut into.
-const PARTS_MAX: usize = 32;
 
 /// One link's client.
 pub struct Client {
@@ -249,7 +249,7 @@ impl Client {
                 () = &mut driver => return unreachable(&self.peer, "the session with its catalog ended"),
                 () = &mut acknowledge => continue,
             };
-            let update = match next {
+            let mut update = match next {
                 Err(_) => return unreachable(&self.peer, "its catalog fell silent"),
                 Ok(Err(error)) => return self.broken(&error),
                 Ok(Ok(None)) => return self.broken(&updates.status().await),
@@ -260,15 +260,14 @@ impl Client {
                 continue;
             }
             version = update.version;
+            // Not used yet, and as long as a message.
+            update.bundle.clear();
             pending.push(update);
+            let entries: usize = pending.iter().map(|part| part.changed.len() + part.removed.len()).sum();
+            if entries > 2 * limits::SERVICES_MAX || pending.len() > PARTS_MAX {
+                return Refusal::new(Code::BadRequest, "a change of its catalog is too large", "see the peer's logs");
+            }
             if more {
-                if pending.len() > PARTS_MAX {
-                    return Refusal::new(
-                        Code::BadRequest,
-                        "a change of its catalog has too many parts",
-                        "see its logs",
-                    );
-                }
                 continue;
             }
             self.take(std::mem::take(&mut pending));

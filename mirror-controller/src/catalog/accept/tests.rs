@@ -140,3 +140,21 @@ fn rejections_are_bounded_cut_and_cleaned() {
     assert_eq!(rejections.len(), REJECTIONS_MAX - 1);
     assert!(rejections.values().all(|reason| reason.len() <= REASON_MAX && reason.starts_with("ax")));
 }
+
+#[test]
+fn long_entries_are_bounded_by_what_they_take_together() {
+    let mut long = good("x");
+    let path = "a/".repeat(900);
+    long.identities = (0..IDENTITIES_MAX).map(|n| format!("spiffe://east.example/{path}{n}")).collect();
+    let many = (0..500).map(|n| Service { name: format!("s{n}"), ..long.clone() }).collect();
+    let known = hear(&Catalog::default(), many, true);
+    assert!(known.offers.values().map(|offer| offer.size()).sum::<usize>() <= CATALOG_MAX);
+    assert!(!known.offers.is_empty() && known.refused[0].reason.contains("longer than"));
+    // Room that is given back can be used, and an entry that is said again does not count twice.
+    let name = known.offers.keys().next().unwrap().name.to_string();
+    let again = hear(&known, vec![Service { name, ..long.clone() }], false);
+    assert_eq!(again.offers.len(), known.offers.len());
+    let emptied = hear(&known, Vec::new(), true);
+    assert!(emptied.withdrawn.values().all(|offer| offer.identities.is_empty()));
+    assert_eq!(hear(&emptied, vec![long], false).offers.len(), 1);
+}
