@@ -159,7 +159,8 @@ fn backend(b: &wire::Backend, own: &ClusterName) -> Result<Backend, Problem> {
         service: ServiceKey::parse(&b.namespace, &b.name)?,
         identities: b.identities.iter().map(|id| id.parse::<SpiffeId>()).collect::<Result<_, _>>()?,
         region: b.region.clone(),
-        ports: b.ports.iter().map(|p| port_number(*p)).collect::<Result<_, _>>()?,
+        // 0 is no port, and means that.
+        ports: b.ports.iter().map(|p| u16::try_from(*p).map_err(|_| Problem::Port(*p))).collect::<Result<_, _>>()?,
     })
 }
 
@@ -238,6 +239,7 @@ mod tests {
                     },
                     wire::Backend {
                         cluster: "west".into(),
+                        ports: vec![0],
                         namespace: "shop".into(),
                         name: "checkout".into(),
                         endpoints: vec![wire::Endpoint {
@@ -270,6 +272,7 @@ mod tests {
         let tier = &destination.tiers[0];
         assert_eq!(tier.min_healthy_percent, 100);
         assert!(matches!(tier.backends[0].reach, Reach::Remote { endpoints_ready: 2 }));
+        assert_eq!(tier.backends[1].ports, [0]);
         assert!(matches!(&tier.backends[1].reach, Reach::Local(e) if e.len() == 1 && e[0].ready));
     }
 

@@ -93,7 +93,8 @@ pub struct Backend {
     pub reach: Reach,
     /// Its region, may be empty.
     pub region: String,
-    /// The backend's port for each of the destination's, by position; empty: the same numbers.
+    /// The backend's port for each of the destination's, by position; empty: the same numbers; 0: it does not serve that
+    /// port, whose traffic goes to other backends only.
     pub ports: Vec<u16>,
 }
 

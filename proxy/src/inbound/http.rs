@@ -48,7 +48,9 @@ pub(super) struct Idle {
 impl Idle {
     fn take(&self) -> Option<SendRequest<Upload>> {
         let mut connections = self.connections.lock();
-        connections.retain(|(since, c)| !c.is_closed() && since.elapsed() < IDLE_FOR);
+        while connections.front().is_some_and(|(since, _)| since.elapsed() >= IDLE_FOR) {
+            connections.pop_front();
+        }
         // One whose last answer has just ended may need another turn before it is ready.
         let at = connections.iter().rposition(|(_, c)| c.is_ready())?;
         connections.remove(at).map(|(_, connection)| connection)
