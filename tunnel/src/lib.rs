@@ -22,6 +22,8 @@ pub mod open;
 pub mod pool;
 pub mod quic;
 pub mod sealed;
+#[cfg(any(test, feature = "testing"))]
+pub mod sim;
 pub mod splice;
 pub mod stream;
 pub mod tcp;

@@ -130,14 +130,21 @@ pub(crate) fn server_config(
 /// An endpoint on this UDP address. It can dial; it accepts once it has a server configuration.
 pub(crate) fn endpoint(address: SocketAddr, reset_key: Option<&[u8; 32]>) -> io::Result<quinn::Endpoint> {
     let udp = socket::bind(address, SOCKET_BUFFER)?;
+    let udp = quinn::Runtime::wrap_udp_socket(&quinn::TokioRuntime, udp)?;
+    endpoint_on(Arc::new(socket::Socket::new(udp)), reset_key)
+}
+
+/// The same on a socket that is there.
+pub(crate) fn endpoint_on(
+    socket: Arc<dyn quinn::AsyncUdpSocket>,
+    reset_key: Option<&[u8; 32]>,
+) -> io::Result<quinn::Endpoint> {
     let mut config = EndpointConfig::default();
     if let Some(key) = reset_key {
         config.reset_key(Arc::new(aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, key)));
     }
     config.max_udp_payload_size(socket::DATAGRAM_MAX).map_err(io::Error::other)?;
-    let runtime = Arc::new(quinn::TokioRuntime);
-    let udp = socket::Socket::new(quinn::Runtime::wrap_udp_socket(&*runtime, udp)?);
-    quinn::Endpoint::new_with_abstract_socket(config, None, Arc::new(udp), runtime)
+    quinn::Endpoint::new_with_abstract_socket(config, None, socket, Arc::new(quinn::TokioRuntime))
 }
 
 /// The other end's certificates, leaf first.

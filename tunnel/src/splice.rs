@@ -84,11 +84,12 @@ pub async fn splice<P: Permit>(
 ) -> Ended {
     // A failure here is found again by the first read or write.
     let _ = crate::tcp::prepare(&upstream);
+    // Boxed, so that a stream holds the state of its own way of carrying and not that of the other as well.
     let ended = match stream {
-        TunnelStream::Tcp { socket, early } => over_tcp(&socket, early, &upstream, &traffic, &cut).await,
+        TunnelStream::Tcp { socket, early } => Box::pin(over_tcp(&socket, early, &upstream, &traffic, &cut)).await,
         TunnelStream::Quic { send, recv, guard } => {
             let mut halves = quic::Halves::new(send, recv);
-            let ended = quic::carry(&mut halves, &upstream, &traffic, &cut).await;
+            let ended = Box::pin(quic::carry(&mut halves, &upstream, &traffic, &cut)).await;
             halves.end(ended);
             // The connection must not end under what was just written.
             drop(guard);
@@ -155,5 +156,29 @@ impl Broken {
             (_, Side::Tunnel) => Ended::PeerReset,
             (_, Side::Upstream) => Ended::UpstreamReset,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Granted;
+    impl Permit for Granted {}
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (near.unwrap(), far.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn an_idle_stream_is_a_small_task() {
+        let ((_caller, tunnel), (upstream, _server)) = (pair().await, pair().await);
+        let carried = splice(&Granted, tunnel.into(), upstream, Arc::default(), CancellationToken::new());
+        let (near, far, traffic, cut) = (pair().await, pair().await, Traffic::default(), CancellationToken::new());
+        let way = over_tcp(&near.0, BytesMut::new(), &far.0, &traffic, &cut);
+        let size = std::mem::size_of_val(&carried) + std::mem::size_of_val(&way);
+        assert!(size <= 4096, "{size} bytes");
     }
 }

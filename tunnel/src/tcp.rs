@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::CertificateDer;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::handoff::Outer;
@@ -19,10 +20,10 @@ use crate::open::{OpenedAnswer, read_answer};
 use crate::stream::TunnelStream;
 use crate::tls::HandshakeError;
 
-/// A TCP connection with its outer session.
+/// A TCP connection with its outer session; `S` is another kind of stream only in simulations.
 #[derive(Debug)]
-pub(crate) struct Session {
-    socket: TcpStream,
+pub(crate) struct Session<S = TcpStream> {
+    socket: S,
     outer: Outer,
 }
 
@@ -44,19 +45,42 @@ impl From<HandshakeError> for OpenFailure {
 impl Session {
     /// Connects and does the handshake; the client's Finished is still unsent, so that it can travel with what follows.
     pub(crate) async fn connect(address: SocketAddr, config: Arc<ClientConfig>) -> Result<Self, HandshakeError> {
-        let socket = TcpStream::connect(address).await.map_err(HandshakeError::from)?;
-        prepare(&socket).map_err(HandshakeError::from)?;
+        let socket = TcpStream::connect(address).await?;
+        prepare(&socket)?;
+        Self::client(socket, config).await
+    }
+
+    /// The accepting side's handshake.
+    pub(crate) async fn accept(socket: TcpStream, config: Arc<ServerConfig>) -> Result<Self, HandshakeError> {
+        prepare(&socket)?;
+        Self::server(socket, config).await
+    }
+
+    /// The dialling side's open: `frame` and close_notify leave together, the answer and its close_notify are awaited.
+    pub(crate) async fn open(mut self, frame: &[u8]) -> Result<(OpenedAnswer, TunnelStream), OpenFailure> {
+        let opened = self.ask(frame).await?;
+        Ok((opened, self.into_stream()))
+    }
+
+    /// The outer session is over; what was received behind its close_notify goes along.
+    pub(crate) fn into_stream(self) -> TunnelStream {
+        TunnelStream::Tcp { socket: self.socket, early: self.outer.into_early() }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    /// As [`connect`](Session::connect), on a stream that is there.
+    pub(crate) async fn client(socket: S, config: Arc<ClientConfig>) -> Result<Self, HandshakeError> {
         let mut session = Self { socket, outer: Outer::client(config)? };
         session.handshake().await?;
         Ok(session)
     }
 
-    /// The accepting side's handshake.
-    pub(crate) async fn accept(socket: TcpStream, config: Arc<ServerConfig>) -> Result<Self, HandshakeError> {
-        prepare(&socket).map_err(HandshakeError::from)?;
+    /// As [`accept`](Session::accept), on a stream that is there.
+    pub(crate) async fn server(socket: S, config: Arc<ServerConfig>) -> Result<Self, HandshakeError> {
         let mut session = Self { socket, outer: Outer::server(config)? };
         session.handshake().await?;
-        session.flush().await.map_err(HandshakeError::from)?;
+        session.flush().await?;
         Ok(session)
     }
 
@@ -93,16 +117,15 @@ impl Session {
         let processed = self.outer.process();
         if processed.is_err() {
             // An alert is a few bytes into a socket that has room; if it has none the peer learns nothing.
-            let outbox = self.outer.outbox();
-            let _ = self.socket.try_write(outbox);
+            let _ = self.flush().now_or_never();
         }
         processed
     }
 
     /// Whether a connection that waits for its `Open` can still be used: nothing may have come.
     pub(crate) fn is_quiet(&mut self) -> bool {
-        let read = self.socket.try_read_buf(self.outer.inbox());
-        matches!(read, Err(e) if e.kind() == io::ErrorKind::WouldBlock) && !self.outer.has_begun()
+        let read = self.socket.read_buf(self.outer.inbox()).now_or_never();
+        read.is_none() && !self.outer.has_begun()
     }
 
     /// Whether something of the next frame is there.
@@ -138,13 +161,13 @@ impl Session {
         Ok(())
     }
 
-    /// The dialling side's open: `frame` and close_notify leave together, the answer and its close_notify are awaited.
-    pub(crate) async fn open(mut self, frame: &[u8]) -> Result<(OpenedAnswer, TunnelStream), OpenFailure> {
+    /// The dialling side's open, without what follows it.
+    pub(crate) async fn ask(&mut self, frame: &[u8]) -> Result<OpenedAnswer, OpenFailure> {
         self.outer.finish_with(frame)?;
         self.flush().await.map_err(HandshakeError::from)?;
         let opened = read_answer(&self.next_frame().await?).map_err(OpenFailure::Refused)?;
         self.peer_end().await?;
-        Ok((opened, self.into_stream()))
+        Ok(opened)
     }
 
     /// The accepting side's last word: `frame` and close_notify.
@@ -174,11 +197,6 @@ impl Session {
                 Ok(read) => taken += read,
             }
         }
-    }
-
-    /// The outer session is over; what was received behind its close_notify goes along.
-    pub(crate) fn into_stream(self) -> TunnelStream {
-        TunnelStream::Tcp { socket: self.socket, early: self.outer.into_early() }
     }
 }
 

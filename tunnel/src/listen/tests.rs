@@ -161,7 +161,7 @@ async fn bytes_pipelined_behind_close_notify_arrive_intact_however_they_are_cut(
 }
 
 #[tokio::test]
-async fn finished_open_and_close_notify_leave_a_cold_dialler_in_one_segment() {
+async fn finished_open_and_close_notify_are_taken_from_one_flight() {
     let scene = Scene::new(ListenConfig::default()).await;
     let mut client = Client::new(scene.connect().await, &scene.west, &scene.expect());
     let serve = tokio::spawn({

@@ -77,7 +77,7 @@ impl Tunnel {
         Self::new(peer, remote, Carrier::Tcp(Box::new(waiting)))
     }
 
-    pub(super) fn over_quic(
+    pub(crate) fn over_quic(
         connection: quinn::Connection,
         peer: VerifiedPeer,
         remote: SocketAddr,
