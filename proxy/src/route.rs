@@ -49,17 +49,19 @@ fn bit(destination: &Destination, position: Position) -> u64 {
     u32::try_from(before + position.backend).ok().and_then(|at| 1_u64.checked_shl(at)).unwrap_or_default()
 }
 
-/// Chooses. `health` is the share of a backend that takes new work, percent; `draw` is a random number.
+/// Chooses. `health` is the share of a backend that takes new work, percent, and `None` for one that does not serve the
+/// port at all; `draw` is a random number.
 pub fn route(
     destination: &Destination,
-    health: impl Fn(Position) -> u8,
+    health: impl Fn(Position) -> Option<u8>,
     tried: Tried,
     draw: u64,
 ) -> Result<Choice, Refusal> {
-    let open = |position| !tried.has(destination, position);
+    let open = |position| !tried.has(destination, position) && health(position).is_some();
+    let well = |position| health(position).is_some_and(|percent| percent > 0);
     for (tier, it) in destination.tiers.iter().enumerate() {
         if serves(it, |backend| health(Position { tier, backend })) {
-            let usable = |backend| health(Position { tier, backend }) > 0 && open(Position { tier, backend });
+            let usable = |backend| well(Position { tier, backend }) && open(Position { tier, backend });
             if let Some(backend) = weighted(it, usable, draw) {
                 return Ok(Choice { position: Position { tier, backend }, last_resort: false });
             }
@@ -70,23 +72,23 @@ pub fn route(
         tiers.flat_map(|(tier, it)| (0..it.backends.len()).map(move |backend| Position { tier, backend }))
     };
     // Healthy ones of tiers that are not healthy enough; then those that seem dead.
-    if let Some(position) = all().find(|at| open(*at) && health(*at) > 0) {
+    if let Some(position) = all().find(|at| open(*at) && well(*at)) {
         return Ok(Choice { position, last_resort: false });
     }
     if let Some(position) = all().find(|at| open(*at)) {
         return Ok(Choice { position, last_resort: true });
     }
-    Err(exhausted(destination, all().next().is_some()))
+    Err(exhausted(destination, all().any(|at| health(at).is_some())))
 }
 
 /// Whether a tier is healthy enough: weighted, because a backend that gets nothing says nothing.
-fn serves(tier: &Tier, health: impl Fn(usize) -> u8) -> bool {
+fn serves(tier: &Tier, health: impl Fn(usize) -> Option<u8>) -> bool {
     let weigh = |(at, backend): (usize, &std::sync::Arc<Backend>)| {
-        let weight = u64::from(backend.weight.max(1));
-        (weight, weight * u64::from(health(at).min(100)))
+        let (weight, percent) = (u64::from(backend.weight.max(1)), health(at)?);
+        Some((weight, weight * u64::from(percent.min(100))))
     };
-    let (total, healthy) =
-        tier.backends.iter().enumerate().map(weigh).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    let weights = tier.backends.iter().enumerate().filter_map(weigh);
+    let (total, healthy) = weights.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     healthy > 0 && healthy >= total * u64::from(tier.min_healthy_percent.min(100))
 }
 
@@ -129,9 +131,9 @@ pub fn port(destination: &Destination, number: u16) -> Result<(usize, &Port), Re
     })
 }
 
-/// A backend's own number for the destination's port at this position.
-pub fn backend_port(backend: &Backend, at: usize, number: u16) -> u16 {
-    backend.ports.get(at).copied().filter(|port| *port != 0).unwrap_or(number)
+/// A backend's own number for the destination's port at this position; `None`: it does not serve that port.
+pub fn backend_port(backend: &Backend, at: usize, number: u16) -> Option<u16> {
+    backend.ports.get(at).map_or(Some(number), |port| Some(*port).filter(|port| *port != 0))
 }
 
 #[cfg(test)]
@@ -186,7 +188,7 @@ mod tests {
             (49, 0, at(0, 0), false),
             (0, 0, at(0, 0), true),
         ] {
-            let health = |position: Position| if position.tier == 0 { west } else { east };
+            let health = |position: Position| Some(if position.tier == 0 { west } else { east });
             let choice = route(&two, health, Tried::default(), 0).unwrap();
             assert_eq!(choice, Choice { position: expected, last_resort }, "{west} {east}");
         }
@@ -197,12 +199,12 @@ mod tests {
         let three = destination(&[(0, &[("west", 1)]), (0, &[("east", 1), ("north", 1)])]);
         let mut tried = Tried::default();
         let mut seen = Vec::new();
-        while let Ok(choice) = route(&three, |_| 100, tried, 1) {
+        while let Ok(choice) = route(&three, |_| Some(100), tried, 1) {
             tried.mark(&three, choice.position);
             seen.push(choice.position);
         }
         assert_eq!(seen, [at(0, 0), at(1, 1), at(1, 0)]);
-        assert_eq!(route(&three, |_| 100, tried, 1).unwrap_err().code, Code::NoEndpoint);
+        assert_eq!(route(&three, |_| Some(100), tried, 1).unwrap_err().code, Code::NoEndpoint);
     }
 
     #[test]
@@ -210,19 +212,19 @@ mod tests {
         let tier = destination(&[(0, &[("west", 0), ("east", 3), ("north", 1)])]);
         let mut counts = [0; 3];
         for draw in 0..400 {
-            counts[route(&tier, |_| 100, Tried::default(), draw).unwrap().position.backend] += 1;
+            counts[route(&tier, |_| Some(100), Tried::default(), draw).unwrap().position.backend] += 1;
         }
         assert_eq!(counts, [0, 300, 100]);
-        let only_west = |position: Position| if position.backend == 0 { 100 } else { 0 };
+        let only_west = |position: Position| Some(if position.backend == 0 { 100 } else { 0 });
         assert_eq!(route(&tier, only_west, Tried::default(), 5).unwrap().position, at(0, 0));
     }
 
     #[test]
     fn without_backends_the_callers_are_told_why() {
         let mut none = destination(&[]);
-        assert_eq!(route(&none, |_| 100, Tried::default(), 0).unwrap_err().code, Code::NoEndpoint);
+        assert_eq!(route(&none, |_| Some(100), Tried::default(), 0).unwrap_err().code, Code::NoEndpoint);
         none.unavailable = Some(Refusal::new(Code::NotExported, "east no longer exports it", "export it"));
-        let refusal = route(&none, |_| 100, Tried::default(), 0).unwrap_err();
+        let refusal = route(&none, |_| Some(100), Tried::default(), 0).unwrap_err();
         assert_eq!((refusal.code, refusal.remedy.as_str()), (Code::NotExported, "export it"));
         assert_eq!(port(&none, 81).unwrap_err().code, Code::UnknownDestination);
         assert!(port(&none, 81).unwrap_err().remedy.contains("80"));
@@ -230,11 +232,21 @@ mod tests {
     }
 
     #[test]
+    fn a_backend_that_does_not_serve_the_port_is_never_asked() {
+        let two = destination(&[(0, &[("west", 1), ("east", 1)])]);
+        let west_does_not = |position: Position| (position.backend == 1).then_some(0);
+        let choice = route(&two, west_does_not, Tried::default(), 0).unwrap();
+        assert_eq!(choice, Choice { position: at(0, 1), last_resort: true });
+        let refusal = route(&two, |_| None, Tried::default(), 0).unwrap_err();
+        assert!(refusal.message.contains("no endpoint that is ready"), "{refusal}");
+    }
+
+    #[test]
     fn a_backend_may_have_numbers_of_its_own() {
         let mut own = Arc::into_inner(backend("east", 1)).unwrap();
-        assert_eq!(backend_port(&own, 0, 80), 80);
+        assert_eq!(backend_port(&own, 0, 80), Some(80));
         own.ports = vec![8080, 0];
-        assert_eq!((backend_port(&own, 0, 80), backend_port(&own, 1, 443)), (8080, 443));
+        assert_eq!((backend_port(&own, 0, 80), backend_port(&own, 1, 443)), (Some(8080), None));
     }
 
     proptest! {
@@ -245,7 +257,7 @@ mod tests {
             let tiers: Vec<Vec<(&str, u32)>> = sizes.iter().map(|n| (0..*n).map(|w| ("east", w as u32)).collect()).collect();
             let tiers: Vec<(u8, &[(&str, u32)])> = tiers.iter().map(|tier| (min, tier.as_slice())).collect();
             let all = destination(&tiers);
-            let percent = |position: Position| ((health >> (position.tier * 4 + position.backend)) % 101) as u8;
+            let percent = |position: Position| Some(((health >> (position.tier * 4 + position.backend)) % 101) as u8);
             let (mut tried, mut count) = (Tried::default(), 0);
             while let Ok(choice) = route(&all, percent, tried, draw) {
                 prop_assert!(!tried.has(&all, choice.position));

@@ -153,7 +153,7 @@ fn named(tables: &Tables) -> HashMap<pool::Key, &Arc<Backend>> {
     for destination in tables.destinations.values() {
         for backend in destination.tiers.iter().flat_map(|tier| &tier.backends) {
             for (at, port) in destination.ports.iter().enumerate() {
-                named.insert(crate::outbound::target::pool_key(backend, at, port.number), backend);
+                named.extend(crate::outbound::target::pool_key(backend, at, port.number).map(|key| (key, backend)));
             }
         }
     }

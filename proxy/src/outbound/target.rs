@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
-use hawser_api::{Code, Refusal, ServiceKey, ServicePort};
+use hawser_api::{ClusterName, Code, Refusal, ServiceKey, ServicePort};
 
 use super::bulk::Bulk;
 use super::retry::Budget;
@@ -35,7 +35,7 @@ pub(crate) struct Plan {
     pub(crate) destination: Arc<Destination>,
     /// For what reached no backend.
     pub(crate) nowhere: RouteMetrics,
-    tiers: Vec<Vec<Arc<Leg>>>,
+    tiers: Vec<Vec<Option<Arc<Leg>>>>,
     no_port: Option<Refusal>,
 }
 
@@ -48,10 +48,10 @@ pub(crate) struct Leg {
     pub(crate) metrics: RouteMetrics,
 }
 
-/// The pool that a backend's port is served by.
-pub(crate) fn pool_key(backend: &Backend, at: usize, number: u16) -> (hawser_api::ClusterName, ServicePort) {
-    let port = route::backend_port(backend, at, number);
-    (backend.cluster.clone(), ServicePort { service: backend.service.clone(), port })
+/// The pool that a backend's port is served by; `None`: it does not serve that port.
+pub(crate) fn pool_key(backend: &Backend, at: usize, number: u16) -> Option<(ClusterName, ServicePort)> {
+    let port = route::backend_port(backend, at, number)?;
+    Some((backend.cluster.clone(), ServicePort { service: backend.service.clone(), port }))
 }
 
 impl Target {
@@ -99,8 +99,9 @@ impl Plan {
     fn new(context: &Context, tables: &Tables, destination: Arc<Destination>, (port, label): (u16, &str)) -> Self {
         let found = route::port(&destination, port).map(|(at, _)| at);
         let leg = |at: usize, backend: &Arc<Backend>| {
-            let pool = context.sessions.pool(tables, backend, pool_key(backend, at, port));
-            Arc::new(Leg { pool, metrics: context.metrics.route(Direction::Outbound, label, backend.cluster.as_str()) })
+            let pool = context.sessions.pool(tables, backend, pool_key(backend, at, port)?);
+            let metrics = context.metrics.route(Direction::Outbound, label, backend.cluster.as_str());
+            Some(Arc::new(Leg { pool, metrics }))
         };
         let tiers = match &found {
             Ok(at) => destination
@@ -119,7 +120,7 @@ impl Plan {
         if let Some(refusal) = &self.no_port {
             return Err(refusal.clone());
         }
-        let health = |at: Position| self.leg(at).map_or(0, |leg| leg.pool.health());
+        let health = |at: Position| self.leg(at).map(|leg| leg.pool.health());
         let choice = route::route(&self.destination, health, tried, rand::random())?;
         let leg = self.leg(choice.position).ok_or_else(|| {
             Refusal::new(Code::NoEndpoint, "the plan has no such backend", "this is a bug: please report it")
@@ -128,7 +129,7 @@ impl Plan {
     }
 
     fn leg(&self, at: Position) -> Option<&Arc<Leg>> {
-        self.tiers.get(at.tier)?.get(at.backend)
+        self.tiers.get(at.tier)?.get(at.backend)?.as_ref()
     }
 
     /// The pool of a backend.
