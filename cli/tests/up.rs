@@ -1,5 +1,7 @@
 //! `hawser up` as a process: what it starts, starts again, and never leaves behind.
 
+#![expect(clippy::unwrap_used, reason = "a test: what cannot be set up fails it")]
+
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::child;
 use super::log::Log;
 use super::wanted::Wanted;
+use crate::admin;
 use crate::state::State;
 
 /// First and longest pause before another start.
@@ -21,6 +22,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fro
 const SETTLED: Duration = Duration::from_secs(10);
 /// After its own drain deadline a process has this long to end before it is killed.
 const AFTER_DRAIN: Duration = Duration::from_secs(3);
+/// A daemon that has not been ready for this long may have lost the answer to its join token.
+const JOINED: Duration = Duration::from_secs(5);
 /// Last words: what a process has written may still be in the pipe when it has ended.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -101,7 +104,8 @@ impl Supervised {
     async fn live(&self, wish: &mut watch::Receiver<Wish>, standing: &watch::Sender<Standing>) -> Result<End> {
         self.prepare()?;
         let mut child = child::command(&self.wanted.command).spawn().context("cannot start a child process")?;
-        standing.send_modify(|standing| standing.pid = child.id());
+        let pid = child.id();
+        standing.send_modify(|standing| standing.pid = pid);
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let output = async {
             tokio::join!(child::lines(out, |line| self.log.line(line)), child::lines(err, |line| self.log.line(line)));
@@ -114,6 +118,7 @@ impl Supervised {
             }
             // Output that is closed is not the end of a process.
             () = &mut output => self.until_end(&mut child, wish).await,
+            () = self.keep_joinable(pid) => Ok(End::Wished),
         };
         standing.send_modify(|standing| standing.pid = None);
         // Its end and our wish for it may come together.
@@ -126,13 +131,31 @@ impl Supervised {
             hawser_runtime::file::replace(path, text.as_bytes())
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
-        if let Some((identity, path)) = &self.wanted.join {
-            let store = self.state.cluster(&self.wanted.id.cluster)?.trust_anchor();
-            let token = crate::trust::register(&store, identity)?;
-            hawser_runtime::file::replace(path, token.as_bytes())
-                .with_context(|| format!("cannot write {}", path.display()))?;
+        self.hand_out_token()
+    }
+
+    fn hand_out_token(&self) -> Result<()> {
+        let Some((identity, path)) = &self.wanted.join else { return Ok(()) };
+        let store = self.state.cluster(&self.wanted.id.cluster)?.trust_anchor();
+        let token = crate::trust::register(&store, identity)?;
+        hawser_runtime::file::replace(path, token.as_bytes())
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// A token joins once: if the answer was lost on its way to the daemon, only another one helps. Never ends.
+    async fn keep_joinable(&self, pid: Option<u32>) {
+        loop {
+            sleep(JOINED).await;
+            let cluster = self.state.cluster(&self.wanted.id.cluster).ok();
+            let run = cluster.and_then(|cluster| admin::run_file(&cluster.run_file(&self.wanted.id.key())));
+            if run.map(|run| run.pid) == pid {
+                // It has been ready, so it has an identity and renews it by that.
+                std::future::pending::<()>().await;
+            }
+            if let Err(error) = self.hand_out_token() {
+                self.log.note(&format!("no join token: {error:#}"));
+            }
         }
-        Ok(())
     }
 
     async fn until_end(&self, child: &mut Child, wish: &mut watch::Receiver<Wish>) -> Result<End> {
