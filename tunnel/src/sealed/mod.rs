@@ -15,6 +15,9 @@
 mod buffer;
 mod carry;
 mod dedicated;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshake;
 mod inbox;
 mod keys;

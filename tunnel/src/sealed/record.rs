@@ -329,7 +329,7 @@ impl Records {
         self.seal_kind(record, TYPE_ALERT)
     }
 
-    fn seal_kind(&mut self, record: &mut [u8], kind: u8) -> Result<(), RecordError> {
+    pub(super) fn seal_kind(&mut self, record: &mut [u8], kind: u8) -> Result<(), RecordError> {
         let header = write_header(record)?;
         let nonce = self.tx.nonce()?;
         let body = record.get_mut(HEADER..).unwrap_or_default();
