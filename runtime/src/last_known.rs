@@ -53,13 +53,13 @@ pub(crate) async fn keep(path: PathBuf, mut tables: watch::Receiver<Arc<Table>>)
     std::future::pending().await
 }
 
-fn encode(table: &Table) -> Vec<u8> {
+pub(crate) fn encode(table: &Table) -> Vec<u8> {
     let changed = table.resources.values().map(|resource| (**resource).clone()).collect();
     let body = Update { version: table.version, snapshot: true, changed, removed: Vec::new() }.encode_to_vec();
     [MAGIC.as_slice(), &checksum(&body).to_be_bytes(), &body].concat()
 }
 
-fn decode(content: &[u8]) -> Option<Table> {
+pub(crate) fn decode(content: &[u8]) -> Option<Table> {
     let rest = content.strip_prefix(MAGIC.as_slice())?;
     let (sum, body) = rest.split_first_chunk::<8>()?;
     if u64::from_be_bytes(*sum) != checksum(body) {

@@ -14,6 +14,9 @@ pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod file;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod last_known;
 pub mod log;
 pub mod process;

@@ -108,8 +108,8 @@ impl Reader {
     }
 }
 
-/// One whole message off the front.
-fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, GrpcError> {
+/// One whole message off the front; `None` while it is incomplete, and then nothing is taken.
+pub fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, GrpcError> {
     let Some(([flag], [a, b, c, d])) = buffer.first_chunk::<PREFIX>().map(|[f, rest @ ..]| ([*f], *rest)) else {
         return Ok(None);
     };
