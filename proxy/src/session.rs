@@ -82,30 +82,27 @@ impl Sessions {
             target.follow(context, &tables, destination);
             destination.is_some() || Arc::strong_count(target) > 1
         });
-        let pools: Vec<_> = self.pools.lock().iter().map(|(key, pool)| (key.clone(), pool.clone())).collect();
-        if pools.is_empty() {
-            return;
-        }
-        let named = named(&tables);
-        for (key, pool) in pools {
-            match named.get(&key) {
-                Some(backend) => pool.update((*backend).clone(), tables.peers.get(&key.0).cloned()),
-                None => self.withdraw(context, &tables, &key, &pool),
+        let pools = self.pools.lock().clone();
+        let mut named = named(&tables, &pools);
+        for (key, pool) in &pools {
+            match named.remove(key) {
+                Some((backend, by)) => pool.update(backend.clone(), tables.peers.get(&key.0).cloned(), by),
+                None => self.withdraw(context, &tables, key, pool),
             }
         }
     }
 
-    /// Nothing leads to this pool any more. If a peer's catalog has merely fallen silent, that withdraws nothing that
-    /// runs: a control plane that is down must not cut the data plane.
+    /// Nothing leads to this pool any more.
     fn withdraw(&self, context: &Context, tables: &Tables, key: &pool::Key, pool: &Arc<Pool>) {
-        let silent = key.0 != context.cluster && tables.peers.get(&key.0).is_some_and(|peer| !peer.alive);
-        if silent {
+        let Some(why) = withdrawn(context, tables, pool) else {
             pool.retire();
+            if pool.holds().is_empty() {
+                self.pools.lock().remove(key);
+            }
             return;
-        }
-        let why = if key.0 == context.cluster { Code::UnknownDestination } else { Code::NotExported };
+        };
         let (cluster, target) = (&pool.cluster, &pool.target);
-        tracing::info!(%cluster, %target, "withdrawn: its sessions are cut");
+        tracing::info!(%cluster, %target, code = %why, "withdrawn: its sessions are cut");
         pool.cut(why);
         self.pools.lock().remove(key);
     }
@@ -147,13 +144,38 @@ impl Sessions {
     }
 }
 
-/// Every service port that a destination leads to, with a backend that says so.
-fn named(tables: &Tables) -> HashMap<pool::Key, &Arc<Backend>> {
-    let mut named = HashMap::new();
-    for destination in tables.destinations.values() {
-        for backend in destination.tiers.iter().flat_map(|tier| &tier.backends) {
-            for (at, port) in destination.ports.iter().enumerate() {
-                named.extend(crate::outbound::target::pool_key(backend, at, port.number).map(|key| (key, backend)));
+/// Why what runs in a pool that nothing leads to must end; `None`: it need not. A service whose endpoints are not ready
+/// for a moment, or whose peer has merely fallen silent, has not been withdrawn: a control plane that is down must not
+/// cut the data plane.
+fn withdrawn(context: &Context, tables: &Tables, pool: &Pool) -> Option<Code> {
+    if pool.cluster != context.cluster && tables.peers.get(&pool.cluster).is_some_and(|peer| !peer.alive) {
+        return None;
+    }
+    let by = pool.named_by();
+    let reasons = || by.iter().filter_map(|key| tables.destinations.get(key)?.unavailable.as_ref());
+    if let Some(definite) = reasons().find(|refusal| !refusal.code.retry_elsewhere()) {
+        return Some(definite.code);
+    }
+    if reasons().next().is_some() {
+        return None;
+    }
+    Some(if pool.cluster == context.cluster { Code::UnknownDestination } else { Code::NotExported })
+}
+
+/// Those of these pools that a destination leads to, with a backend that says so and the destinations' names.
+fn named<'a>(
+    tables: &'a Tables,
+    pools: &HashMap<pool::Key, Arc<Pool>>,
+) -> HashMap<pool::Key, (&'a Arc<Backend>, Vec<ServiceKey>)> {
+    let mut named: HashMap<_, (_, Vec<_>)> = HashMap::new();
+    let destinations = tables.destinations.values().filter(|_| !pools.is_empty());
+    for (destination, backend) in
+        destinations.flat_map(|d| d.tiers.iter().flat_map(move |t| t.backends.iter().map(move |b| (d, b))))
+    {
+        for (at, port) in destination.ports.iter().enumerate() {
+            let key = crate::outbound::target::pool_key(backend, at, port.number);
+            if let Some(key) = key.filter(|key| pools.contains_key(key)) {
+                named.entry(key).or_insert_with(|| (backend, Vec::new())).1.push(destination.key.clone());
             }
         }
     }

@@ -100,6 +100,7 @@ impl Plan {
         let found = route::port(&destination, port).map(|(at, _)| at);
         let leg = |at: usize, backend: &Arc<Backend>| {
             let pool = context.sessions.pool(tables, backend, pool_key(backend, at, port)?);
+            pool.name(&destination.key);
             let metrics = context.metrics.route(Direction::Outbound, label, backend.cluster.as_str());
             Some(Arc::new(Leg { pool, metrics }))
         };

@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use hawser_api::{ClusterName, Code, Refusal, ServicePort};
+use hawser_api::{ClusterName, Code, Refusal, ServiceKey, ServicePort};
 use http::HeaderValue;
 use http::uri::Authority;
 use parking_lot::Mutex;
@@ -60,6 +60,7 @@ pub(crate) struct Pool {
 struct State {
     backend: Arc<Backend>,
     peer: Option<Arc<Peer>>,
+    named_by: Vec<ServiceKey>,
     /// Everything that runs, also what gets no new streams.
     holds: Vec<Weak<Hold>>,
     shunned: HashMap<Arc<str>, Instant>,
@@ -96,6 +97,7 @@ impl Pool {
         let state = State {
             backend: backend.clone(),
             peer: peer.clone(),
+            named_by: Vec::new(),
             holds: Vec::new(),
             shunned: HashMap::new(),
             ready: None,
@@ -115,12 +117,25 @@ impl Pool {
             flight: Flight::default(),
             health: AtomicU8::new(0),
         };
-        pool.update(backend, peer);
+        pool.update(backend, peer, Vec::new());
         pool
     }
 
+    /// The destinations that led here when any did.
+    pub(super) fn named_by(&self) -> Vec<ServiceKey> {
+        self.state.lock().named_by.clone()
+    }
+
+    /// A destination leads here.
+    pub(crate) fn name(&self, destination: &ServiceKey) {
+        let named_by = &mut self.state.lock().named_by;
+        if !named_by.contains(destination) {
+            named_by.push(destination.clone());
+        }
+    }
+
     /// From now on the table says this.
-    pub(super) fn update(&self, backend: Arc<Backend>, peer: Option<Arc<Peer>>) {
+    pub(super) fn update(&self, backend: Arc<Backend>, peer: Option<Arc<Peer>>, named_by: Vec<ServiceKey>) {
         if let Reach::Local(endpoints) = &backend.reach {
             self.follow(endpoints);
         }
@@ -134,7 +149,7 @@ impl Pool {
                     trouble.again_at = Instant::now();
                 }
             }
-            (state.backend, state.peer) = (backend.clone(), peer.clone());
+            (state.backend, state.peer, state.named_by) = (backend.clone(), peer.clone(), named_by);
             state.holds.clone()
         };
         match (&backend.reach, &peer) {

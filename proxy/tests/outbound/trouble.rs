@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use hawser_api::Code;
 use hawser_api::objects::link::Transport;
+use hawser_api::{Code, Refusal};
 use hawser_proxy::context::Settings;
 use hawser_proxy::table::{Reach, SessionMode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -270,16 +270,22 @@ async fn what_is_withdrawn_is_cut_and_nothing_else_is_touched() {
         let mut socket = client.connect().await;
         socket.write_all(b"a").await.unwrap();
         within("the echo", socket.read_exact(&mut [0; 1])).await.unwrap();
-        // A table that says the same again, and one whose peer is silent, cut nothing.
-        client.context.set_tables(serving());
-        let mut silent = tables(destination_of(Vec::new(), "hawser.dev/opaque"), &[&gateway]);
+        // A table that says the same again cuts nothing, nor one without ready endpoints, nor one whose peer is silent.
+        let gone = |code| {
+            let mut destination = destination_of(Vec::new(), "hawser.dev/opaque");
+            destination.unavailable = Some(Refusal::new(code, "by the test", "none"));
+            tables(destination, &[&gateway])
+        };
+        let mut silent = gone(Code::PeerUnreachable);
         for peer in silent.peers.values_mut() {
             Arc::get_mut(peer).unwrap().alive = false;
         }
-        client.context.set_tables(silent);
-        socket.write_all(b"b").await.unwrap();
-        within("the echo", socket.read_exact(&mut [0; 1])).await.unwrap();
-        client.context.set_tables(tables(destination_of(Vec::new(), "hawser.dev/opaque"), &[&gateway]));
+        for harmless in [serving(), gone(Code::NoEndpoint), silent] {
+            client.context.set_tables(harmless);
+            socket.write_all(b"b").await.unwrap();
+            within("the echo", socket.read_exact(&mut [0; 1])).await.unwrap();
+        }
+        client.context.set_tables(gone(Code::NotExported));
         let error = within("the cut", socket.read_exact(&mut [0; 1])).await.unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{mode:?}");
     }
