@@ -328,3 +328,30 @@ impl Door {
 pub(crate) fn reset(socket: &TcpStream) {
     let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_needs_a_privilege_says_how_to_get_it() {
+        let denied = reason(80, &io::ErrorKind::PermissionDenied.into());
+        assert!(denied.contains("CAP_NET_BIND_SERVICE") && denied.contains("ip_unprivileged_port_start"), "{denied}");
+        assert_eq!(reason(80, &io::ErrorKind::AddrInUse.into()), "port 80 is in use by another program");
+    }
+
+    #[test]
+    fn a_declared_number_goes_before_a_stand_in_of_the_same_number() {
+        let port = |number, bound| BoundPort { number, bound, reason: String::new() };
+        let doors = BoundDestination {
+            address: Ipv4Addr::new(127, 65, 0, 1),
+            problem: None,
+            ports: vec![port(80, Some(10_080)), port(10_080, Some(20_080)), port(443, None)],
+        };
+        for (used, declared) in
+            [(80, Some(80)), (10_080, Some(10_080)), (20_080, Some(10_080)), (443, Some(443)), (1, None)]
+        {
+            assert_eq!(doors.declared(used), declared, "{used}");
+        }
+    }
+}

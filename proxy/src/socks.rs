@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hawser_api::ServiceKey;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -51,7 +51,7 @@ pub enum Host {
 
 /// Why a handshake ended without a request.
 #[derive(Debug, PartialEq, Eq)]
-enum Stop {
+pub enum Stop {
     /// Answer this and close.
     Refuse(Reply),
     /// Close: what came is not SOCKS5, or nothing came.
@@ -120,8 +120,8 @@ impl Socks {
     }
 }
 
-/// Reads method selection and request (sections 3 and 4), answering the first.
-async fn handshake<S: AsyncRead + tokio::io::AsyncWrite + Unpin>(stream: &mut S) -> Result<(Host, u16), Stop> {
+/// Reads method selection and request (sections 3 and 4), answering the first. Takes at most 520 bytes.
+pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result<(Host, u16), Stop> {
     let closed = |_| Stop::Close;
     let [version, methods] = read::<2, _>(stream).await?;
     if version != VERSION {

@@ -1,7 +1,8 @@
 //! HTTP/2 with prior knowledge to the application, for callers that spoke HTTP/2 (gRPC): frames, trailers and resets go
 //! through one to one.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::Poll;
 
 use ::http::uri::{Authority, Scheme};
@@ -13,6 +14,7 @@ use h2::{Reason, RecvStream, SendStream};
 use hawser_api::labels::HEADER_CLIENT_ID;
 use hawser_api::{Code, Refusal};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::body::{Broken, poll_reset, send_all, send_trailers};
 use super::dial::{Chosen, Target, Tries};
@@ -22,7 +24,7 @@ use crate::context::Context;
 use crate::headers;
 use crate::streams::{Entry, Kind};
 
-/// Connections to one application. Servers allow some 100 streams on each; more callers than that wait.
+/// Connections to one application. Servers allow some 100 streams on each; more streams than these take wait.
 const CONNECTIONS: usize = 8;
 /// What one stream may have in flight; loopback needs no more.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -34,48 +36,88 @@ const HEADER_LIST: u32 = 64 << 10;
 /// Connections to one application.
 #[derive(Default)]
 pub(super) struct Connections {
-    list: Mutex<Vec<SendRequest<Bytes>>>,
+    list: Mutex<Vec<Connection>>,
+    freed: Notify,
+    // Held while one is opened, so that a burst of streams shares it.
+    opening: tokio::sync::Mutex<()>,
+}
+
+struct Connection {
+    sender: SendRequest<Bytes>,
+    active: Arc<AtomicUsize>,
+}
+
+/// A place on a connection, until dropped.
+struct Lease {
+    sender: SendRequest<Bytes>,
+    active: Arc<AtomicUsize>,
+    target: Arc<Target>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.active.fetch_sub(1, Ordering::Relaxed);
+        self.target.h2c.freed.notify_one();
+    }
+}
+
+/// What there is for one more stream.
+enum Room {
+    Here(SendRequest<Bytes>, Arc<AtomicUsize>),
+    NewConnection,
+    None,
 }
 
 impl Connections {
-    /// One that takes another stream now; those that are over are forgotten.
-    fn ready(&self) -> Option<SendRequest<Bytes>> {
-        let mut found = None;
+    /// A place on a connection that has one; those that are over are forgotten. h2 itself would queue a stream beyond
+    /// the application's limit behind others, which may last for ever.
+    fn room(&self) -> Room {
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        self.list.lock().retain_mut(|connection| {
-            if found.is_some() {
-                return true;
+        let mut list = self.list.lock();
+        list.retain_mut(|c| !matches!(c.sender.poll_ready(&mut cx), Poll::Ready(Err(_))));
+        let free = |c: &&Connection| c.active.load(Ordering::Relaxed) < c.sender.current_max_send_streams();
+        match list.iter().find(free) {
+            Some(connection) => {
+                connection.active.fetch_add(1, Ordering::Relaxed);
+                Room::Here(connection.sender.clone(), connection.active.clone())
             }
-            let mut candidate = connection.clone();
-            match candidate.poll_ready(&mut cx) {
-                Poll::Ready(Ok(())) => found = Some(candidate),
-                Poll::Ready(Err(_)) => return false,
-                Poll::Pending => {}
-            }
-            true
-        });
-        found
+            None if list.len() < CONNECTIONS => Room::NewConnection,
+            None => Room::None,
+        }
     }
 }
 
-async fn connection(target: &Target, context: &Context) -> Result<SendRequest<Bytes>, Refusal> {
-    if let Some(ready) = target.h2c.ready() {
-        return Ok(ready);
-    }
-    let busy = {
-        let list = target.h2c.list.lock();
-        if list.len() < CONNECTIONS { None } else { list.first().cloned() }
+/// A place for one stream: on a connection that has room, on a new one, or, if there are enough of those, on the first
+/// that becomes free.
+async fn lease(target: &Arc<Target>, context: &Context) -> Result<Lease, Refusal> {
+    let find = async {
+        loop {
+            let freed = target.h2c.freed.notified();
+            let mut room = target.h2c.room();
+            if matches!(room, Room::NewConnection) {
+                let _alone = target.h2c.opening.lock().await;
+                room = target.h2c.room();
+                if matches!(room, Room::NewConnection) {
+                    open(target, context).await?;
+                    continue;
+                }
+            }
+            match room {
+                Room::Here(sender, active) => return Ok(Lease { sender, active, target: target.clone() }),
+                Room::NewConnection | Room::None => freed.await,
+            }
+        }
     };
-    if let Some(busy) = busy {
-        let waited = tokio::time::timeout(context.settings.connect, busy.ready()).await;
-        return waited.ok().and_then(Result::ok).ok_or_else(|| {
-            Refusal::new(
-                Code::Overloaded,
-                format!("the application at {} takes no more HTTP/2 streams", target.address),
-                "raise its limit of concurrent streams, or add workloads",
-            )
-        });
-    }
+    tokio::time::timeout(context.settings.connect, find).await.unwrap_or_else(|_| {
+        Err(Refusal::new(
+            Code::Overloaded,
+            format!("the application at {} takes no more HTTP/2 streams", target.address),
+            "raise its limit of concurrent streams, or add workloads",
+        ))
+    })
+}
+
+async fn open(target: &Target, context: &Context) -> Result<(), Refusal> {
     let socket = target.connect(context).await?;
     let handshake = h2::client::Builder::new()
         .initial_window_size(STREAM_WINDOW)
@@ -83,24 +125,21 @@ async fn connection(target: &Target, context: &Context) -> Result<SendRequest<By
         .max_header_list_size(HEADER_LIST)
         .enable_push(false)
         .handshake(socket);
-    let handshake = tokio::time::timeout(context.settings.connect, handshake).await;
-    let late = || std::io::Error::from(std::io::ErrorKind::TimedOut);
-    let unreachable = |e: &dyn std::fmt::Display| super::unreachable(target.address, e);
-    let (sender, driver) = handshake.map_err(|_| unreachable(&late()))?.map_err(|e| unreachable(&e))?;
+    let (sender, driver) = handshake.await.map_err(|e| super::unreachable(target.address, &e))?;
     context.process.spawn(async move {
         let _ = driver.await;
     });
-    target.h2c.list.lock().push(sender.clone());
-    sender.ready().await.map_err(|e| unreachable(&e))
+    target.h2c.list.lock().push(Connection { sender, active: Arc::default() });
+    Ok(())
 }
 
-/// A connection that takes another stream.
-async fn checkout(stream: &Stream) -> Result<(Chosen, SendRequest<Bytes>), Refusal> {
+/// A place on a connection to one of the permit's targets.
+async fn checkout(stream: &Stream) -> Result<(Chosen, Lease), Refusal> {
     let mut tries = Tries::new(&stream.inbound.targets, &stream.permit);
     loop {
         let chosen = tries.next()?;
-        match connection(&chosen.target, &stream.inbound.context).await {
-            Ok(connection) => return Ok((chosen, connection)),
+        match lease(&chosen.target, &stream.inbound.context).await {
+            Ok(lease) => return Ok((chosen, lease)),
             Err(refusal) => tries.failed(&chosen, refusal),
         }
     }
@@ -114,10 +153,10 @@ pub(super) async fn forward(
     respond: &mut SendResponse<Bytes>,
 ) -> Result<(Entry, Ending), Refusal> {
     let request = request(stream, parts)?;
-    let (chosen, mut connection) = checkout(stream).await?;
+    let (chosen, mut lease) = checkout(stream).await?;
     let entry = stream.begin(&chosen.id, Kind::Http);
     let ended = recv.is_end_stream();
-    let broken = match connection.send_request(request, ended) {
+    let broken = match lease.sender.send_request(request, ended) {
         Ok((answer, mut send)) => match both(stream, recv, &mut send, answer, respond).await {
             Ok(status) => return Ok((entry, Ending { status: Some(status), ended: "finished" })),
             Err((status, broken)) => {

@@ -1,5 +1,5 @@
 //! HTTP/1.1 to the application, over kept-alive connections: what a caller's proxy turned into HTTP/2 comes out as it
-//! went in.
+//! went in. One thing does not: trailers of a request that its `Trailer` header does not announce, which hyper drops.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

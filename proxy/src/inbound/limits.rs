@@ -13,6 +13,8 @@ pub struct Limits {
     pub sessions_per_caller: usize,
     /// Sessions of all callers.
     pub sessions: usize,
+    /// Streams of one caller, in all its sessions.
+    pub streams_per_caller: usize,
     /// Service ports that one session may use.
     pub targets_per_session: usize,
 }
@@ -28,6 +30,8 @@ impl Default for Limits {
             // identity can have to this proxy; some 16 KB each.
             sessions_per_caller: 4096,
             sessions: 16_384,
+            // Each may be a connection to an application; more than one server process usually takes.
+            streams_per_caller: 16_384,
             // Proxies use one; each costs a few hundred bytes.
             targets_per_session: 64,
         }

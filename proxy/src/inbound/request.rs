@@ -79,8 +79,8 @@ pub(super) async fn serve(
     let started = Instant::now();
     let (parts, recv) = request.into_parts();
     let admitted = admitted(&inbound, &session, &parts.headers).map_err(|refusal| unless_ready(&inbound, refusal));
-    match admitted {
-        Ok((route, permit)) => {
+    match admitted.and_then(|admitted| Ok((admitted, session.place()?))) {
+        Ok(((route, permit), _place)) => {
             let stream = Stream { inbound, session, route, permit, traffic: Arc::default(), started };
             dispatch(&stream, parts, recv, &mut respond).await;
         }

@@ -1,9 +1,8 @@
 //! The sealed sessions that are open, by caller: what is checked again when the tables change, and how many one caller
 //! may have.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -37,7 +36,26 @@ pub(super) struct Sessions {
 struct Live {
     sessions: HashMap<u64, Arc<Session>>,
     // The same, counted by caller: a look at all of them for each new one would be slow when there are many.
-    callers: HashMap<SpiffeId, usize>,
+    callers: HashMap<SpiffeId, Arc<Caller>>,
+}
+
+/// What one caller has.
+#[derive(Debug, Default)]
+struct Caller {
+    sessions: AtomicUsize,
+    streams: AtomicUsize,
+}
+
+/// A stream of a caller, until dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    caller: Arc<Caller>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.caller.streams.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// One sealed session.
@@ -52,7 +70,8 @@ pub(super) struct Session {
     /// `shared` or `dedicated`.
     pub form: &'static str,
     cluster: Option<ClusterName>,
-    targets_max: usize,
+    caller: Arc<Caller>,
+    limits: Limits,
     why: OnceLock<Code>,
     // By the text in which the caller names the target: parsed and looked up once, not for every request.
     routes: Mutex<HashMap<Box<[u8]>, Arc<Route>>>,
@@ -108,11 +127,8 @@ impl Drop for Guard {
         let mut live = self.sessions.live.lock();
         live.sessions.remove(&self.number);
         self.sessions.count.dec();
-        if let Entry::Occupied(mut caller) = live.callers.entry(self.session.peer.id().clone()) {
-            *caller.get_mut() -= 1;
-            if *caller.get() == 0 {
-                caller.remove();
-            }
+        if self.session.caller.sessions.fetch_sub(1, Ordering::Relaxed) == 1 {
+            live.callers.remove(self.session.peer.id());
         }
     }
 }
@@ -137,25 +153,28 @@ impl Sessions {
     ) -> Result<Guard, Refusal> {
         let client_id = http::HeaderValue::from_str(peer.id().as_str())
             .map_err(|_| Refusal::new(Code::BadRequest, "the caller's identity is no header value", "issue another"))?;
+        let cluster = cluster_of(peer.id(), context);
+        let mut live = self.live.lock();
+        let caller = live.callers.get(peer.id()).cloned().unwrap_or_default();
+        let full = live.sessions.len() >= self.limits.sessions;
+        if full || caller.sessions.load(Ordering::Relaxed) >= self.limits.sessions_per_caller {
+            return Err(no_room("sessions", if full { "all callers" } else { peer.id().as_str() }));
+        }
+        caller.sessions.fetch_add(1, Ordering::Relaxed);
+        live.callers.insert(peer.id().clone(), caller.clone());
         let session = Arc::new(Session {
             client_id,
             cut: CancellationToken::new(),
             form,
-            cluster: cluster_of(peer.id(), context),
-            targets_max: self.limits.targets_per_session,
+            cluster,
+            caller,
+            limits: self.limits.clone(),
             why: OnceLock::new(),
             routes: Mutex::default(),
             peer: peer.clone(),
         });
-        let mut live = self.live.lock();
-        let of_caller = live.callers.get(peer.id()).copied().unwrap_or_default();
-        if of_caller >= self.limits.sessions_per_caller || live.sessions.len() >= self.limits.sessions {
-            let all = of_caller < self.limits.sessions_per_caller;
-            return Err(no_room(if all { "all callers" } else { peer.id().as_str() }));
-        }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         live.sessions.insert(number, session.clone());
-        live.callers.insert(peer.id().clone(), of_caller + 1);
         self.count.inc();
         Ok(Guard { sessions: self.clone(), number, session })
     }
@@ -167,12 +186,13 @@ impl Sessions {
 
     /// How many each caller has.
     pub(super) fn by_identity(&self) -> BTreeMap<SpiffeId, usize> {
-        self.live.lock().callers.iter().map(|(id, n)| (id.clone(), *n)).collect()
+        let live = self.live.lock();
+        live.callers.iter().map(|(id, caller)| (id.clone(), caller.sessions.load(Ordering::Relaxed))).collect()
     }
 }
 
-fn no_room(whose: &str) -> Refusal {
-    let message = format!("the proxy has no room for more sessions of {whose}");
+fn no_room(what: &str, whose: &str) -> Refusal {
+    let message = format!("the proxy has no room for more {what} of {whose}");
     let remedy = "close connections, or use shared sessions (annotation hawser.dev/session)";
     Refusal::new(Code::Overloaded, message, remedy).retry_after(Duration::from_secs(1))
 }
@@ -193,6 +213,15 @@ impl Session {
         self.cut.cancel();
     }
 
+    /// Room for one more stream.
+    pub(super) fn place(&self) -> Result<Place, Refusal> {
+        if self.caller.streams.fetch_add(1, Ordering::Relaxed) >= self.limits.streams_per_caller {
+            self.caller.streams.fetch_sub(1, Ordering::Relaxed);
+            return Err(no_room("streams", self.peer.id().as_str()));
+        }
+        Ok(Place { caller: self.caller.clone() })
+    }
+
     /// Why it was cut, if it was.
     pub(super) fn why(&self) -> Option<Code> {
         self.why.get().copied()
@@ -211,10 +240,10 @@ impl Session {
     /// Notes a target that has just been admitted.
     pub(super) fn note(&self, text: &[u8], target: &ServicePort, context: &Context) -> Result<Arc<Route>, Refusal> {
         let mut routes = self.routes.lock();
-        if routes.len() >= self.targets_max {
+        if routes.len() >= self.limits.targets_per_session {
             return Err(Refusal::new(
                 Code::Overloaded,
-                format!("one session may use at most {} service ports", self.targets_max),
+                format!("one session may use at most {} service ports", self.limits.targets_per_session),
                 "open another session",
             ));
         }

@@ -163,3 +163,14 @@ async fn curl_reaches_a_name_through_the_socks_port() {
     let output = curl.await.unwrap_or_else(|e| panic!("curl cannot be run ({e}): apt-get install curl"));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "hello", "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_make_the_handshake_panic_or_read_on(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..700)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mut left = bytes.as_slice();
+        let mut stream = tokio::io::join(&mut left, tokio::io::sink());
+        let _ = runtime.block_on(hawser_proxy::socks::handshake(&mut stream));
+        proptest::prop_assert!(bytes.len() - left.len() <= 520);
+    }
+}

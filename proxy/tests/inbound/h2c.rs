@@ -141,3 +141,22 @@ async fn an_application_that_speaks_no_http_2_is_a_broken_stream_not_a_hang() {
     drop(connection);
     assert!(answer(response).await.is_err());
 }
+
+#[tokio::test]
+async fn more_streams_than_a_connection_takes_go_over_another() {
+    let (app, proxy) = H2App::start().await;
+    let client = proxy.caller().await;
+    let mut held = Vec::new();
+    for n in 0..3 {
+        let (response, body) = send(&client, grpc("/"), false).await;
+        let (socket, _) = in_time(app.listener.accept()).await.unwrap();
+        let mut builder = h2::server::Builder::new();
+        let mut server: Server = in_time(builder.max_concurrent_streams(1).handshake(socket)).await.unwrap();
+        let (request, mut respond) = in_time(server.accept()).await.unwrap().unwrap();
+        let sent = respond.send_response(http::Response::new(()), false).unwrap();
+        tokio::spawn(async move { while server.accept().await.is_some() {} });
+        // By now the proxy knows the limit.
+        assert_eq!(in_time(response).await.unwrap().status(), 200, "{n}");
+        held.push((request, sent, body));
+    }
+}

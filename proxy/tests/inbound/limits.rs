@@ -113,3 +113,24 @@ async fn before_the_first_tables_nobody_is_told_that_a_port_is_not_exported() {
     let (response, _) = send(&proxy.caller().await, request("GET", "/"), true).await;
     assert_eq!(answer(response).await.unwrap().status, 503);
 }
+
+#[tokio::test]
+async fn a_caller_has_so_many_streams_in_all_its_sessions() {
+    let app = App::bind().await;
+    let limits = Limits { streams_per_caller: 2, ..Limits::default() };
+    let proxy = Proxy::limited(&[(CHECKOUT, &[app.address], &["west"])], limits).await;
+    let (one, two) = (proxy.caller().await, proxy.caller().await);
+    let first = send(&one, request("GET", "/"), true).await;
+    let mut connection = app.accept().await;
+    let _second = send(&two, request("GET", "/"), true).await;
+    let _other = app.accept().await;
+    let (response, _) = send(&two, request("GET", "/"), true).await;
+    let refused = answer(response).await.unwrap();
+    assert_eq!((refused.status, refused.headers["x-hawser-refusal"].to_str().unwrap()), (503, "overloaded"));
+    connection.until("\r\n\r\n").await;
+    connection.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(answer(first.0).await.unwrap().status, 200);
+    eventually(|| proxy.context.streams.count() == 1).await;
+    let _third = send(&two, request("GET", "/"), true).await;
+    connection.until("\r\n\r\n").await;
+}
