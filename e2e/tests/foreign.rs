@@ -78,7 +78,8 @@ impl Example {
     fn lay() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("hawser-foreign").tempdir()?;
         for cluster in ["west", "east"] {
-            let (from, to) = (root().join("examples/any-service").join(cluster), dir.path().join("fabric").join(cluster));
+            let (from, to) =
+                (root().join("examples/any-service").join(cluster), dir.path().join("fabric").join(cluster));
             fs::create_dir_all(&to)?;
             for entry in fs::read_dir(from)?.flatten() {
                 fs::copy(entry.path(), to.join(entry.file_name()))?;

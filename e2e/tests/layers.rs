@@ -133,7 +133,11 @@ fn uses(line: &str, what: &[&str]) -> bool {
 
 #[test]
 fn the_time_of_day_is_read_in_the_runtime_alone() {
-    only_in(&["SystemTime::now", "Timestamp::now", "UtcDateTime::now"], |name| name == "runtime/src/clock.rs", "take `now` as an argument");
+    only_in(
+        &["SystemTime::now", "Timestamp::now", "UtcDateTime::now"],
+        |name| name == "runtime/src/clock.rs",
+        "take `now` as an argument",
+    );
 }
 
 #[test]
@@ -141,7 +145,11 @@ fn tasks_are_spawned_where_they_have_an_owner() {
     let may = |name: &str| {
         name.starts_with("runtime/") || name.starts_with("cli/") || name.contains("listen") || name.contains("watch")
     };
-    only_in(&["tokio::spawn(", "task::spawn("], may, "spawn through runtime's Process or a JoinSet that somebody holds");
+    only_in(
+        &["tokio::spawn(", "task::spawn("],
+        may,
+        "spawn through runtime's Process or a JoinSet that somebody holds",
+    );
 }
 
 #[test]
@@ -164,7 +172,9 @@ fn architecture_names_only_what_exists() {
         let rest = &page[at + 1..];
         let Some(end) = rest.find('`') else { continue };
         let path = &rest[..end];
-        let is_path = path.contains('/') && (path.ends_with(".rs") || path.ends_with('/')) && !path.contains([' ', '{', '*', ':']);
+        let is_path = path.contains('/')
+            && (path.ends_with(".rs") || path.ends_with('/'))
+            && !path.contains([' ', '{', '*', ':']);
         if is_path {
             seen += 1;
             assert!(root().join(path).exists(), "ARCHITECTURE.md names {path}, which does not exist");
