@@ -178,7 +178,7 @@ mod tests {
         let carried = splice(&Granted, tunnel.into(), upstream, Arc::default(), CancellationToken::new());
         let (near, far, traffic, cut) = (pair().await, pair().await, Traffic::default(), CancellationToken::new());
         let way = over_tcp(&near.0, BytesMut::new(), &far.0, &traffic, &cut);
-        let size = std::mem::size_of_val(&carried) + std::mem::size_of_val(&way);
+        let size = size_of_val(&carried) + size_of_val(&way);
         assert!(size <= 4096, "{size} bytes");
     }
 }
