@@ -18,7 +18,7 @@ pub fn known(client: bool) -> Result<Records, RecordError> {
 }
 
 fn known_secrets() -> ConnectionTrafficSecrets {
-    ConnectionTrafficSecrets::Chacha20Poly1305 { key: AeadKey::from([7; 32]), iv: Iv::new([9; 12]) }
+    ConnectionTrafficSecrets::Chacha20Poly1305 { key: AeadKey::from([7; 32]), iv: Iv::from([9; 12]) }
 }
 
 /// A record of any content type, with at most a record's payload of what is given.
