@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::control::{Asked, Operation, ProcessLine, Reply, Request};
 use super::log::Log;
 use super::supervise::{Standing, Supervised, Wish};
-use super::wanted::{self, Id, Kind, Wanted};
+use super::wanted::{self, Id, Wanted};
 use crate::fabric::Fabric;
 use crate::state::State;
 use crate::trust;
@@ -131,17 +131,13 @@ impl Fleet {
         self.wish(Wish::Kill).await;
     }
 
-    /// First those that carry traffic, then those that tell them how: what drains keeps its control plane.
+    /// All at once: gateways drain the catalog's streams as well, which end when the mirror controllers do.
     async fn wish(&mut self, wish: Wish) {
-        let is_control = |id: &Id| matches!(id.kind, Kind::TrustAnchor | Kind::MirrorController);
-        for control in [false, true] {
-            let mut these: Vec<_> = self.processes.iter_mut().filter(|(id, _)| is_control(id) == control).collect();
-            for (_, running) in &these {
-                running.wish.send_replace(wish);
-            }
-            for (_, running) in &mut these {
-                let _ = running.standing.wait_for(|standing| standing.pid.is_none()).await;
-            }
+        for running in self.processes.values() {
+            running.wish.send_replace(wish);
+        }
+        for running in self.processes.values_mut() {
+            let _ = running.standing.wait_for(|standing| standing.pid.is_none()).await;
         }
     }
 }
