@@ -33,11 +33,15 @@ pub(crate) const CUT: VarInt = VarInt::from_u32(3);
 /// Code of a connection that ended in order, after its last stream.
 pub(crate) const DONE: VarInt = VarInt::from_u32(0);
 
-/// A dialler that hears nothing for this long holds the gateway for dead. Both ends use the smaller of their values
-/// (RFC 9000 section 10.1), so this is how soon streams notice a gateway that hangs.
-const DIALLER_IDLE: Duration = Duration::from_secs(3);
-/// Three tries within [`DIALLER_IDLE`], so that two lost packets kill nothing.
-const KEEP_ALIVE: Duration = Duration::from_millis(900);
+/// A dialler that hears nothing for this long holds the gateway for dead, and what runs through it is free to go
+/// elsewhere. Both ends use the smaller of their values (RFC 9000 section 10.1), but never less than three times the
+/// probe timeout, so that a slow path is given its time.
+const DIALLER_IDLE: Duration = Duration::from_millis(1500);
+/// Five tries within [`DIALLER_IDLE`], so that lost packets or a busy machine kill nothing.
+const KEEP_ALIVE: Duration = Duration::from_millis(300);
+/// How often a dialler looks whether anything came, and after how many looks in vain a connection gets no new streams:
+/// by then two keep-alives have gone unanswered.
+const LOOK: (Duration, u32) = (Duration::from_millis(250), 3);
 /// The accepting side keeps a silent connection for this long at most, whatever the dialler proposes.
 const LISTENER_IDLE: Duration = Duration::from_secs(10);
 /// One stream may have this much unread: 200 Mb/s over 160 ms. A peer that never reads holds no more.

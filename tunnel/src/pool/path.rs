@@ -145,7 +145,8 @@ impl Path {
         let mut slot = self.link.lock();
         let held = slot.as_ref()?;
         if held.link.closed().is_none() && self.hold(&held.terms) {
-            return Some(held.link.clone());
+            // One that has fallen silent may come back; until then another is made beside it.
+            return Some(held.link.clone()).filter(|link| !link.is_quiet());
         }
         slot.take()?.link.retire();
         None
@@ -179,7 +180,9 @@ impl Path {
             Ok(held) => {
                 *last_failure = None;
                 self.spawn(held.link.clone().keep(self.shared.credentials.clone()));
-                *self.link.lock() = Some(held.clone());
+                if let Some(old) = self.link.lock().replace(held.clone()) {
+                    old.link.retire();
+                }
                 Ok(held.link)
             }
             Err(failure) => {

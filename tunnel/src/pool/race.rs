@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::path::Path;
 use super::{Failure, Opened};
 use crate::quic::Link;
 use crate::tcp::Session;
 
-/// When TCP has failed, there is little hope for QUIC, and somebody waits who may have another gateway.
-const GRACE: Duration = Duration::from_millis(500);
+/// When TCP has failed, there is little hope for QUIC, and somebody waits who may have another gateway. QUIC gets this
+/// long, or three times what TCP took: a refusal tells the round trip.
+const GRACE: Duration = Duration::from_millis(100);
 
 pub(super) async fn open(path: &Arc<Path>, frame: Bytes) -> Result<Opened, Failure> {
     if let Some(link) = path.live_link() {
@@ -60,6 +61,7 @@ async fn connect(path: &Arc<Path>) -> Result<Winner, Failure> {
         }
         Err(_) => {}
     }
+    let began = Instant::now();
     let mut tcp = std::pin::pin!(tcp_session(path));
     tokio::select! {
         link = &mut quic => match link {
@@ -68,7 +70,7 @@ async fn connect(path: &Arc<Path>) -> Result<Winner, Failure> {
         },
         won = &mut tcp => match won {
             Ok(won) => Ok(won),
-            Err(failure) => match timeout(GRACE, quic).await {
+            Err(failure) => match timeout(GRACE.max(began.elapsed() * 3), quic).await {
                 Ok(Ok(link)) => Ok(Winner::Quic(link)),
                 _ => Err(failure),
             },

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{Halves, Live, client_config, drain, peer_chain};
@@ -19,6 +21,7 @@ pub(crate) struct Link {
     live: Arc<Live>,
     peer: VerifiedPeer,
     retired: CancellationToken,
+    quiet: Arc<AtomicBool>,
 }
 
 impl Link {
@@ -36,7 +39,8 @@ impl Link {
             .map_err(|e| HandshakeError { reason: "io", detail: e.to_string() })?;
         let connection = connecting.await.map_err(|e| HandshakeError::from(&e))?;
         let peer = credentials.verified(&peer_chain(&connection), expect)?;
-        Ok(Self { connection, live: Arc::default(), peer, retired: CancellationToken::new() })
+        let (live, retired, quiet) = Default::default();
+        Ok(Self { connection, live, peer, retired, quiet })
     }
 
     /// Whether it is the very same connection.
@@ -58,6 +62,11 @@ impl Link {
         self.connection.stats().udp_rx.datagrams
     }
 
+    /// Whether nothing has come for so long that new streams had better go another way.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn rtt(&self) -> std::time::Duration {
         self.connection.rtt()
     }
@@ -67,25 +76,40 @@ impl Link {
         self.retired.cancel();
     }
 
-    /// Runs for as long as the connection does: cuts it with all its streams as soon as its peer is trusted no more,
-    /// and ends it once it is retired and idle.
+    /// Runs for as long as the connection does: notes when it falls silent, cuts it with all its streams as soon as its
+    /// peer is trusted no more, and ends it once it is retired and idle.
     pub(crate) async fn keep(self, credentials: Credentials) {
-        let mut generation = credentials.generation();
         let ended = async {
             self.retired.cancelled().await;
             drain(self.connection.clone(), self.live.clone()).await;
         };
-        let distrusted = async {
-            while credentials.still_trusts(&self.peer) {
-                if generation.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }
-        };
         tokio::select! {
             _ = self.connection.closed() => {}
             () = ended => {}
-            () = distrusted => self.connection.close(super::CUT, b"no longer trusted"),
+            () = self.listen() => {}
+            () = self.distrusted(&credentials) => self.connection.close(super::CUT, b"no longer trusted"),
+        }
+    }
+
+    async fn listen(&self) {
+        let (pause, most) = super::LOOK;
+        let (mut heard, mut in_vain) = (self.heard(), 0);
+        loop {
+            sleep(pause.max(self.rtt())).await;
+            let now = self.heard();
+            in_vain = if now == heard { in_vain + 1 } else { 0 };
+            heard = now;
+            self.quiet.store(in_vain >= most, Ordering::Relaxed);
+        }
+    }
+
+    /// A certificate that merely runs out is no reason to cut: the connection gets no new streams and drains.
+    async fn distrusted(&self, credentials: &Credentials) {
+        let mut generation = credentials.generation();
+        while credentials.now() >= self.peer.not_after() || credentials.still_trusts(&self.peer) {
+            if generation.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
     }
 
