@@ -1,7 +1,7 @@
 //! What a byte costs in a sealed session, next to tokio-rustls with its defaults.
 //!
 //! ```text
-//! cargo run --release -p hawser-tunnel --features testing --example sealed_bulk [megabytes]
+//! cargo run --release -p hawser-tunnel --features testing --example sealed_bulk [megabytes [rows that contain this]]
 //!
 //! stream:  writer ═══ TLS ═══ reader                       memory to memory
 //! relay:   app ── sender ═══ TLS ═══ receiver ── sink      socket to socket, as in a proxy
@@ -35,15 +35,25 @@ fn main() {
     let bytes = megabytes * 1_000_000;
     let ends = Ends::new();
     println!("{:<24} {:>8} {:>16} {:>16}", "", "Gb/s", "send s/GB", "receive s/GB");
+    let only = std::env::args().nth(2).unwrap_or_default();
+    let rows: [(_, _, Row); 4] = [
+        ("sealed stream", Tls::Ours, stream),
+        ("sealed relay", Tls::Ours, relay),
+        ("tokio-rustls stream", Tls::TokioRustls, stream),
+        ("tokio-rustls relay", Tls::TokioRustls, relay),
+    ];
     for round in 1..=3 {
-        for (name, tls) in [("sealed", Tls::Ours), ("tokio-rustls", Tls::TokioRustls)] {
-            report(&format!("{name} stream {round}"), bytes, stream(&ends, tls, bytes));
-            report(&format!("{name} relay {round}"), bytes, relay(&ends, tls, bytes));
+        for (name, tls, run) in rows.iter().filter(|(name, ..)| name.contains(&only)) {
+            report(&format!("{name} {round}"), bytes, run(&ends, *tls, bytes));
         }
     }
 }
 
-fn report(name: &str, bytes: usize, (took, send, receive): (Duration, Duration, Duration)) {
+/// Wall time, CPU time of the sender, CPU time of the receiver.
+type Took = (Duration, Duration, Duration);
+type Row = fn(&Ends, Tls, usize) -> Took;
+
+fn report(name: &str, bytes: usize, (took, send, receive): Took) {
     let gigabytes = bytes as f64 / 1e9;
     let rate = gigabytes * 8.0 / took.as_secs_f64();
     let (send, receive) = (send.as_secs_f64() / gigabytes, receive.as_secs_f64() / gigabytes);
@@ -135,12 +145,13 @@ fn listener() -> (std::net::TcpListener, SocketAddr) {
 }
 
 /// Runs a part on a thread of its own and tells the CPU time it took.
-fn part<F: Future<Output = ()>>(part: impl FnOnce() -> F + Send + 'static) -> JoinHandle<Duration> {
-    thread::spawn(move || {
+fn part<F: Future<Output = ()>>(name: &str, part: impl FnOnce() -> F + Send + 'static) -> JoinHandle<Duration> {
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(part());
         cpu()
-    })
+    });
+    thread.unwrap()
 }
 
 /// CPU time of this thread: the first number of schedstat, in nanoseconds.
@@ -172,18 +183,18 @@ async fn read(mut from: impl AsyncRead + Unpin, bytes: usize) {
     assert_eq!(got, bytes);
 }
 
-fn stream(ends: &Ends, tls: Tls, bytes: usize) -> (Duration, Duration, Duration) {
+fn stream(ends: &Ends, tls: Tls, bytes: usize) -> Took {
     let (listener, address) = listener();
     let started = Instant::now();
     let near = ends.clone();
-    let sender = part(move || async move {
+    let sender = part("sender", move || async move {
         match tls {
             Tls::Ours => write(near.connect(address).await.into_stream(), bytes).await,
             Tls::TokioRustls => write(near.plain_connect(address).await, bytes).await,
         }
     });
     let far = ends.clone();
-    let receiver = part(move || async move {
+    let receiver = part("receiver", move || async move {
         let socket = take(listener).await;
         match tls {
             Tls::Ours => read(far.accept(socket).await.into_stream(), bytes).await,
@@ -194,11 +205,11 @@ fn stream(ends: &Ends, tls: Tls, bytes: usize) -> (Duration, Duration, Duration)
     (started.elapsed(), send, receive)
 }
 
-fn relay(ends: &Ends, tls: Tls, bytes: usize) -> (Duration, Duration, Duration) {
+fn relay(ends: &Ends, tls: Tls, bytes: usize) -> Took {
     let ((app, app_address), (inner, inner_address), (sink, sink_address)) = (listener(), listener(), listener());
     let started = Instant::now();
     let near = ends.clone();
-    let sender = part(move || async move {
+    let sender = part("sender", move || async move {
         let mut app = take(app).await;
         match tls {
             Tls::Ours => carry(near.connect(inner_address).await, app).await,
@@ -208,7 +219,7 @@ fn relay(ends: &Ends, tls: Tls, bytes: usize) -> (Duration, Duration, Duration) 
         }
     });
     let far = ends.clone();
-    let receiver = part(move || async move {
+    let receiver = part("receiver", move || async move {
         let socket = take(inner).await;
         let mut app = dial(sink_address).await;
         match tls {
@@ -218,12 +229,12 @@ fn relay(ends: &Ends, tls: Tls, bytes: usize) -> (Duration, Duration, Duration) 
             }
         }
     });
-    let sink = part(move || async move {
+    let sink = part("sink", move || async move {
         let mut socket = take(sink).await;
         read(&mut socket, bytes).await;
         socket.shutdown().await.unwrap();
     });
-    part(move || async move {
+    part("app", move || async move {
         let mut socket = dial(app_address).await;
         write(&mut socket, bytes).await;
         read(&mut socket, 0).await;

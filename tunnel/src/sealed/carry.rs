@@ -10,27 +10,29 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
-use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use super::app::App;
+use super::buffer::{Buffer, SMALL};
 use crate::splice::{Ended, Traffic};
-use crate::stream::reset_on_close;
 
 /// Read from an application that says little.
 const CHUNK_MIN: usize = 4 << 10;
 /// Read from one that says much: a full DATA frame.
 const CHUNK_MAX: usize = 64 << 10;
-/// DATA frames that wait for the application, written together.
-const QUEUE: usize = 16;
+/// Pieces that are written to the application together.
+const SLICES: usize = 16;
+/// Frames shorter than this are put together as they come. Kept apart, each would cost several times its payload, and
+/// HTTP/2 ends a connection in which too many of them wait.
+const SHORT: usize = 2 << 10;
 /// Bytes moved before other tasks of the thread get their turn.
 const TURN: usize = 512 << 10;
 
@@ -50,21 +52,21 @@ pub async fn carry_stream(
     cut: CancellationToken,
 ) -> Ended {
     let (up, down) = (Up::new(send, early), Down::new(recv));
-    let mut carried = Carried { app, up, down, traffic, turn: 0 };
+    let mut carried = Carried { app: App::new(app), up, down, traffic, turn: 0 };
     let ended = tokio::select! {
         biased;
         () = cut.cancelled() => Ended::Cut,
         ended = poll_fn(|cx| carried.poll(cx)) => ended,
     };
     if ended != Ended::Finished {
-        reset_on_close(&carried.app);
+        carried.app.reset();
         carried.up.stream.send_reset(Reason::CANCEL);
     }
     ended
 }
 
 struct Carried {
-    app: TcpStream,
+    app: App,
     up: Up,
     down: Down,
     traffic: Arc<Traffic>,
@@ -75,7 +77,6 @@ struct Carried {
 struct Up {
     stream: SendStream<Bytes>,
     early: Bytes,
-    buffer: BytesMut,
     chunk: usize,
     over: bool,
 }
@@ -84,6 +85,8 @@ struct Up {
 struct Down {
     stream: RecvStream,
     queue: VecDeque<Bytes>,
+    // Short frames, behind the queue.
+    tail: BytesMut,
     ended: bool,
     over: bool,
 }
@@ -95,11 +98,12 @@ impl Carried {
         match (up, down) {
             (Poll::Ready(Err(ended)), _) | (_, Poll::Ready(Err(ended))) => Poll::Ready(ended),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ended::Finished),
-            _ => {
+            (up, _) => {
                 if self.turn == 0 {
                     cx.waker().wake_by_ref();
                 }
-                Poll::Pending
+                // Once its end has been read, nothing else would tell that the application is gone.
+                if up.is_ready() { self.app.poll_failed(cx).map(|()| Ended::UpstreamReset) } else { Poll::Pending }
             }
         }
     }
@@ -132,7 +136,7 @@ impl Carried {
                 self.send(data)?;
                 continue;
             }
-            ready!(self.app.poll_read_ready(cx)).map_err(|_| Ended::UpstreamReset)?;
+            ready!(self.app.poll_readable(cx)).map_err(|_| Ended::UpstreamReset)?;
             let room = ready!(self.up.poll_room(cx, self.up.chunk))?.min(self.up.chunk);
             match self.up.read(&self.app, room) {
                 Ok(data) if data.is_empty() => {
@@ -142,9 +146,8 @@ impl Carried {
                 }
                 Ok(data) => self.send(data)?,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // What is assigned here is missing elsewhere: an idle stream holds neither window nor buffer.
+                    // What is assigned here is missing elsewhere: an idle stream holds no window.
                     self.up.stream.reserve_capacity(0);
-                    self.up.buffer = BytesMut::new();
                 }
                 Err(_) => return Poll::Ready(Err(Ended::UpstreamReset)),
             }
@@ -165,12 +168,11 @@ impl Carried {
                 return Poll::Ready(Ok(()));
             }
             self.down.poll_receive(cx)?;
-            if self.down.queue.is_empty() {
+            if self.down.is_empty() {
                 if !self.down.ended {
                     return Poll::Pending;
                 }
-                // Fails only where the application is gone, which the other direction will notice.
-                let _ = ready!(Pin::new(&mut self.app).poll_shutdown(cx));
+                self.app.shutdown();
                 self.down.over = true;
                 continue;
             }
@@ -182,14 +184,15 @@ impl Carried {
     }
 
     fn poll_give(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
-        let mut slices = [IoSlice::new(&[]); QUEUE];
+        let mut slices = [IoSlice::new(&[]); SLICES];
         let mut count = 0;
-        for (slot, data) in slices.iter_mut().zip(&self.down.queue) {
-            *slot = IoSlice::new(data);
+        let pieces = self.down.queue.iter().map(AsRef::as_ref).chain([self.down.tail.as_ref()]);
+        for (slot, piece) in slices.iter_mut().zip(pieces) {
+            *slot = IoSlice::new(piece);
             count += 1;
         }
         let slices = slices.get(..count).unwrap_or_default();
-        let given = ready!(Pin::new(&mut self.app).poll_write_vectored(cx, slices));
+        let given = ready!(self.app.poll_write(cx, slices));
         let given = given.ok().filter(|given| *given > 0).ok_or(Ended::UpstreamReset)?;
         self.down.taken(given);
         self.traffic.received.fetch_add(given as u64, Ordering::Relaxed);
@@ -200,7 +203,7 @@ impl Carried {
 
 impl Up {
     fn new(stream: SendStream<Bytes>, early: Bytes) -> Self {
-        Self { stream, early, buffer: BytesMut::new(), chunk: CHUNK_MIN, over: false }
+        Self { stream, early, chunk: CHUNK_MIN, over: false }
     }
 
     /// How much may be sent now; waits until it is something.
@@ -218,38 +221,52 @@ impl Up {
         }
     }
 
-    /// Reads once, at most `room` bytes; empty at the application's end.
-    fn read(&mut self, app: &TcpStream, room: usize) -> io::Result<Bytes> {
-        self.buffer.clear();
-        self.buffer.reserve(room);
-        let mut limited = bytes::BufMut::limit(&mut self.buffer, room);
-        let read = app.try_read_buf(&mut limited)?;
+    /// Reads once, at most `room` bytes; empty at the application's end. What is queued for HTTP/2 is as large as what
+    /// was read, however large the buffer.
+    fn read(&mut self, app: &App, room: usize) -> io::Result<Bytes> {
+        let mut buffer = Buffer::sized(room > SMALL);
+        let room = buffer.bytes.get_mut(..room.min(CHUNK_MAX)).unwrap_or_default();
+        let read = app.read(&mut [IoSliceMut::new(room)])?;
         self.chunk = match read {
             read if read == self.chunk => (self.chunk * 4).min(CHUNK_MAX),
             read if read < self.chunk / 4 => (self.chunk / 2).max(CHUNK_MIN),
             _ => self.chunk,
         };
-        Ok(self.buffer.split().freeze())
+        Ok(Bytes::copy_from_slice(room.get(..read).unwrap_or_default()))
     }
 }
 
 impl Down {
     fn new(stream: RecvStream) -> Self {
-        Self { stream, queue: VecDeque::new(), ended: false, over: false }
+        Self { stream, queue: VecDeque::new(), tail: BytesMut::new(), ended: false, over: false }
     }
 
-    /// Queues what has come, up to [`QUEUE`] frames.
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.tail.is_empty()
+    }
+
+    /// Takes all that has come: as much as the stream's window, which is given back only in [`taken`](Self::taken).
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
-        while !self.ended && self.queue.len() < QUEUE {
+        while !self.ended {
             match self.stream.poll_data(cx) {
                 Poll::Ready(Some(Ok(data))) if data.is_empty() => {}
-                Poll::Ready(Some(Ok(data))) => self.queue.push_back(data),
+                Poll::Ready(Some(Ok(data))) if data.len() < SHORT && !self.is_empty() => self.tail.put(data),
+                Poll::Ready(Some(Ok(data))) => {
+                    self.end_tail();
+                    self.queue.push_back(data);
+                }
                 Poll::Ready(Some(Err(_))) => return Err(Ended::PeerReset),
                 Poll::Ready(None) => self.ended = true,
                 Poll::Pending => break,
             }
         }
         Ok(())
+    }
+
+    fn end_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.queue.push_back(self.tail.split().freeze());
+        }
     }
 
     /// The application has taken this much: only now may the peer send as much again.
@@ -265,6 +282,10 @@ impl Down {
             left -= front.len();
             self.queue.pop_front();
         }
-        self.queue = VecDeque::new();
+        self.tail.advance(left.min(self.tail.len()));
+        if self.is_empty() {
+            // An idle stream holds no memory.
+            (self.queue, self.tail) = Default::default();
+        }
     }
 }

@@ -8,10 +8,11 @@
 //! record      opens and seals records, no I/O
 //! inbox       socket ─▶ large buffer ─▶ record ─▶ payloads where they lie         outbox: the way back
 //! stream      the two as AsyncRead + AsyncWrite, for HTTP/2
-//! relay       the two against an application's socket, for dedicated sessions (dedicated, preface)
+//! relay       the two against an application's socket (app), for dedicated sessions (dedicated, preface)
 //! carry       an application's socket against one HTTP/2 stream of a shared session; stream_io: HTTP/1.1 in one
 //! ```
 
+mod app;
 mod buffer;
 mod carry;
 mod dedicated;
@@ -69,9 +70,9 @@ pub enum Accepted {
     },
 }
 
-/// Opens a shared session in a stream. The driver sends a PING when nothing came for `keepalive`, and ends the session
-/// when nothing comes within the same time again; on a session that nobody uses it asks ever more rarely, down to an
-/// eighth.
+/// Opens a shared session in a stream. The driver sends a PING when nothing came for half of `keepalive`, and ends the
+/// session when nothing comes for a whole one after it: a peer that hangs is noticed after one and a half. A session
+/// that nobody uses is asked ever more rarely, down to every four keepalives, until it is used again.
 pub async fn connect_shared(
     stream: TunnelStream,
     credentials: &Credentials,

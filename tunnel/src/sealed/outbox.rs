@@ -3,8 +3,7 @@
 use std::io::{self, IoSliceMut};
 use std::task::{Context, Poll, ready};
 
-use tokio::net::TcpStream;
-
+use super::app::App;
 use super::buffer::Buffer;
 use super::inbox::broken;
 use super::record::{ALERT, HEADER, KEY_UPDATE, PAYLOAD_MAX, RECORD, RecordError, Records, TAIL};
@@ -81,7 +80,7 @@ impl Outbox {
     }
 
     /// Takes what the application's socket has, up to a buffer's worth, with one system call; 0 at its end.
-    pub(crate) fn take_from(&mut self, records: &mut Records, app: &TcpStream) -> io::Result<usize> {
+    pub(crate) fn take_from(&mut self, records: &mut Records, app: &App) -> io::Result<usize> {
         if records.key_update_due() {
             self.key_update(records).map_err(broken)?;
         }
@@ -100,7 +99,7 @@ impl Outbox {
             *slot = IoSliceMut::new(record.get_mut(HEADER..HEADER + PAYLOAD_MAX).unwrap_or_default());
             count += 1;
         }
-        let read = app.try_read_vectored(slices.get_mut(..count).unwrap_or_default())?;
+        let read = app.read(slices.get_mut(..count).unwrap_or_default())?;
         self.bulk = if self.bulk { read >= PAYLOAD_MAX / 2 } else { read == asked };
         let mut left = read;
         while left > 0 {

@@ -7,21 +7,19 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use super::app::App;
 use super::inbox::Filled;
 use super::stream::SealedStream;
 use super::wire;
 use crate::splice::{Ended, Traffic};
-use crate::stream::reset_on_close;
 
 /// Bytes moved before other tasks of the thread get their turn: about a millisecond's work.
 const TURN: usize = 1 << 20;
@@ -38,17 +36,19 @@ enum Way {
 /// A session and the connection that it carries.
 pub(crate) struct Relay {
     session: SealedStream,
-    app: TcpStream,
+    app: App,
     early: Bytes,
     traffic: Arc<Traffic>,
     up: Way,
     down: Way,
+    // Whether the session's stream may still tell of a reset after close_notify.
+    watched: bool,
     turn: usize,
 }
 
 impl Relay {
     pub(crate) fn new(session: SealedStream, app: TcpStream, early: Bytes, traffic: Arc<Traffic>) -> Self {
-        Self { session, app, early, traffic, up: Way::Open, down: Way::Open, turn: 0 }
+        Self { session, app: App::new(app), early, traffic, up: Way::Open, down: Way::Open, watched: true, turn: 0 }
     }
 
     /// Carries until both directions are over, one side is reset (the other is then reset too), or `cut` fires.
@@ -59,7 +59,7 @@ impl Relay {
             ended = poll_fn(|cx| self.poll(cx)) => ended,
         };
         if ended != Ended::Finished {
-            reset_on_close(&self.app);
+            self.app.reset();
             self.session.reset();
         }
         ended
@@ -71,13 +71,30 @@ impl Relay {
         match (up, down) {
             (Poll::Ready(Err(ended)), _) | (_, Poll::Ready(Err(ended))) => Poll::Ready(ended),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ended::Finished),
-            _ => {
+            (up, down) => {
                 if self.turn == 0 {
                     cx.waker().wake_by_ref();
                 }
-                Poll::Pending
+                self.poll_failed(cx, up.is_ready(), down.is_ready())
             }
         }
+    }
+
+    /// While one direction is over and the other waits, neither side's reset would show in it.
+    fn poll_failed(&mut self, cx: &mut Context<'_>, up_over: bool, down_over: bool) -> Poll<Ended> {
+        if up_over {
+            ready!(self.app.poll_failed(cx));
+            return Poll::Ready(Ended::UpstreamReset);
+        }
+        while down_over && self.watched {
+            let mut ignored = [0; 256];
+            match ready!(wire::poll_read(&mut self.session.stream, cx, &mut ignored)) {
+                Err(_) => return Poll::Ready(Ended::PeerReset),
+                // An end, or bytes that no longer count: nothing more can be learnt here.
+                Ok(_) => self.watched = false,
+            }
+        }
+        Poll::Pending
     }
 
     /// From the application into the session.
@@ -87,11 +104,8 @@ impl Relay {
             ready!(outbox.poll_send(cx, stream)).map_err(|_| Ended::PeerReset)?;
             match self.up {
                 Way::Over => return Poll::Ready(Ok(())),
-                Way::Ending => {
-                    // close_notify is out; what TCP says besides is only tidiness.
-                    let _ = ready!(wire::poll_shutdown(stream, cx));
-                    self.up = Way::Over;
-                }
+                // close_notify is out. The stream below stays open, so that a reset can still be told.
+                Way::Ending => self.up = Way::Over,
                 Way::Open if !self.early.is_empty() => {
                     let taken = outbox.put(records, &self.early).and_then(|n| outbox.seal(records).map(|()| n));
                     let taken = taken.map_err(|_| Ended::PeerReset)?;
@@ -100,7 +114,7 @@ impl Relay {
                 }
                 Way::Open if self.turn == 0 => return Poll::Pending,
                 Way::Open => {
-                    ready!(self.app.poll_read_ready(cx)).map_err(|_| Ended::UpstreamReset)?;
+                    ready!(self.app.poll_readable(cx)).map_err(|_| Ended::UpstreamReset)?;
                     self.take_from_app()?;
                 }
             }
@@ -131,8 +145,7 @@ impl Relay {
             match self.down {
                 Way::Over => return Poll::Ready(Ok(())),
                 Way::Ending => {
-                    // Fails only where the application is gone, which the other direction will notice.
-                    let _ = ready!(Pin::new(&mut self.app).poll_shutdown(cx));
+                    self.app.shutdown();
                     self.down = Way::Over;
                 }
                 Way::Open if self.session.inbox.has_data() => ready!(self.poll_give(cx))?,
@@ -156,7 +169,7 @@ impl Relay {
         let inbox = &mut self.session.inbox;
         let (slices, count) = inbox.slices();
         let slices = slices.get(..count).unwrap_or_default();
-        let given = ready!(Pin::new(&mut self.app).poll_write_vectored(cx, slices));
+        let given = ready!(self.app.poll_write(cx, slices));
         let given = given.ok().filter(|given| *given > 0).ok_or(Ended::UpstreamReset)?;
         inbox.consume(given);
         self.traffic.received.fetch_add(given as u64, Ordering::Relaxed);

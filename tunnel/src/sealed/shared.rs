@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ const HEADER_LIST: u32 = 64 << 10;
 const STREAMS: u32 = 1000;
 /// Unsent bytes that one stream may hold.
 const SEND_BUFFER: usize = 256 << 10;
-/// How much more rarely a session that nobody uses is asked whether it lives.
+/// How much more rarely a session that nobody uses is asked whether it lives: every four keepalives.
 const IDLE_FACTOR: u32 = 8;
 
 /// A client's shared session: HTTP/2 inside the sealed session. Clone to send concurrently.
@@ -37,6 +38,35 @@ pub struct SharedClient {
     pub requests: h2::client::SendRequest<Bytes>,
     /// Who serves.
     pub peer: VerifiedPeer,
+    owed: Arc<Owed>,
+}
+
+impl SharedClient {
+    /// How long a PING has been out without anything heard since; zero: nothing is owed. A peer that owes an answer for
+    /// longer than a round trip takes is suspect: what can go elsewhere should. Takes no lock.
+    pub fn overdue(&self) -> Duration {
+        self.owed.since().map_or(Duration::ZERO, |since| Instant::now().saturating_duration_since(since))
+    }
+}
+
+/// Since when an answer is owed.
+#[derive(Debug)]
+struct Owed {
+    start: Instant,
+    // Nanoseconds after `start`; 0: nothing is owed.
+    asked: AtomicU64,
+}
+
+impl Owed {
+    fn since(&self) -> Option<Instant> {
+        let asked = self.asked.load(Ordering::Relaxed);
+        (asked > 0).then(|| self.start + Duration::from_nanos(asked))
+    }
+
+    fn set(&self, asked: Option<Instant>) {
+        let nanos = asked.map_or(0, |at| at.saturating_duration_since(self.start).as_nanos().max(1));
+        self.asked.store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
 }
 
 /// Drives a shared session; ends when it is over: closed, failed, silent for too long, or all clients dropped and all
@@ -74,9 +104,10 @@ pub(super) async fn client(
         Refusal::new(Code::EndpointUnreachable, message, "check that a Hawser proxy listens at the endpoint")
     })?;
     let pings = connection.ping_pong();
-    let watch = pings.map(|pings| Watch::new(pings, activity, keepalive));
+    let owed = Arc::new(Owed { start: Instant::now(), asked: AtomicU64::new(0) });
+    let watch = pings.map(|pings| Watch::new(pings, activity, keepalive, owed.clone()));
     let driver = Driving { connection: Some(connection), watch };
-    Ok((SharedClient { requests, peer }, Box::pin(driver)))
+    Ok((SharedClient { requests, peer, owed }, Box::pin(driver)))
 }
 
 /// The accepting side.
@@ -133,13 +164,14 @@ struct Watch {
     pings: PingPong,
     activity: Arc<Activity>,
     keepalive: Duration,
-    // In units of `keepalive`; grows while nothing but pings passes.
+    // In halves of `keepalive`; grows while nothing but pings passes.
     patience: u32,
     heard: u64,
     said: u64,
     // When something was heard last, or first said after a long silence, or the PING was sent.
     since: Instant,
     asked: bool,
+    owed: Arc<Owed>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -151,10 +183,10 @@ enum Verdict {
 }
 
 impl Watch {
-    fn new(pings: PingPong, activity: Arc<Activity>, keepalive: Duration) -> Self {
-        let timer = Box::pin(tokio::time::sleep(keepalive));
+    fn new(pings: PingPong, activity: Arc<Activity>, keepalive: Duration, owed: Arc<Owed>) -> Self {
+        let timer = Box::pin(tokio::time::sleep(keepalive / 2));
         let since = Instant::now();
-        Self { pings, activity, keepalive, patience: 1, heard: 0, said: 0, since, asked: false, timer }
+        Self { pings, activity, keepalive, patience: 1, heard: 0, said: 0, since, asked: false, owed, timer }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Verdict> {
@@ -178,7 +210,7 @@ impl Watch {
     }
 
     fn wait(&self) -> Duration {
-        self.keepalive * if self.asked { 1 } else { self.patience }
+        if self.asked { self.keepalive } else { self.keepalive / 2 * self.patience }
     }
 
     fn ask(&mut self, cx: &mut Context<'_>) -> bool {
@@ -187,6 +219,7 @@ impl Watch {
         // Refused where that answer is still out, or the connection is over: then the next turn asks.
         self.asked = self.pings.send_ping(Ping::opaque()).is_ok();
         self.restart();
+        self.owed.set(self.asked.then_some(self.since));
         self.asked
     }
 
@@ -200,6 +233,7 @@ impl Watch {
         let idle = answered && heard - self.heard <= PING && said - self.said <= PING;
         self.patience = if idle { (self.patience * 2).min(IDLE_FACTOR) } else { 1 };
         self.asked = false;
+        self.owed.set(None);
         (self.heard, self.said) = (heard, said);
         self.restart();
     }

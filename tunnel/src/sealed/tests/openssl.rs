@@ -66,6 +66,15 @@ impl OpenSsl {
         self.stdin.flush().await.unwrap();
     }
 
+    async fn until(&self, way: &str, name: &str, count: usize) {
+        let waiting = async {
+            while self.messages(way, name) < count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        in_time(waiting).await;
+    }
+
     /// How many handshake messages of this name went this way (`>>>` or `<<<`).
     fn messages(&self, way: &str, name: &str) -> usize {
         let log = std::fs::read_to_string(self.directory.path().join("messages")).unwrap();
@@ -94,44 +103,33 @@ async fn exchange(mut openssl: OpenSsl, session: Dedicated) -> (OpenSsl, Vec<u8>
     let (mut app, carried) = tcp_pair().await;
     let relay = tokio::spawn(session.relay(carried, Bytes::new(), Arc::default(), CancellationToken::new()));
     let mut answers = Vec::new();
-    for command in ["K\n", "k\n", "K\n"] {
-        let (up, down) = (text(1 << 20), text(1 << 20));
-        let (mut read, mut write) = app.split();
-        let mut got = vec![0; up.len()];
-        let ((), wrote, got_all) =
-            in_time(async { tokio::join!(openssl.says(&up), write.write_all(&down), read.read_exact(&mut got)) }).await;
-        wrote.unwrap();
-        got_all.unwrap();
-        assert!(got == up);
-        answers.extend(down);
+    for (index, command) in ["K\n", "k\n", "K\n"].iter().enumerate() {
+        answers.extend(megabyte(&mut openssl, &mut app).await);
         // Everything has arrived, so that this is the first that the program reads.
         openssl.says(command.as_bytes()).await;
-        let sent = async {
-            while openssl.messages(">>>", "KeyUpdate") < answers.len() >> 20 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        in_time(sent).await;
+        openssl.until(">>>", "KeyUpdate", index + 1).await;
     }
-    // One more round under the last keys.
-    openssl.says(b"end\n").await;
-    let mut end = [0; 4];
-    in_time(app.read_exact(&mut end)).await.unwrap();
-    assert_eq!(&end, b"end\n");
-    app.write_all(b"END").await.unwrap();
-    answers.extend(b"END");
+    answers.extend(megabyte(&mut openssl, &mut app).await);
     app.shutdown().await.unwrap();
-    let answered = async {
-        while openssl.messages("<<<", "Alert") == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    in_time(answered).await;
+    openssl.until("<<<", "Alert", 1).await;
     assert_eq!(openssl.messages("<<<", "KeyUpdate"), 2, "one answer to each that asked");
     drop(std::mem::replace(&mut openssl.stdin, idle_stdin()));
     let ended = in_time(relay).await.unwrap();
     assert!(matches!(ended, Ended::Finished | Ended::PeerReset), "{ended:?}");
     (openssl, answers)
+}
+
+/// One megabyte each way at the same time; returns what the program was told.
+async fn megabyte(openssl: &mut OpenSsl, app: &mut TcpStream) -> Vec<u8> {
+    let (up, down) = (text(1 << 20), text(1 << 20));
+    let (mut read, mut write) = app.split();
+    let mut got = vec![0; up.len()];
+    let both = async { tokio::join!(openssl.says(&up), write.write_all(&down), read.read_exact(&mut got)) };
+    let ((), wrote, read) = in_time(both).await;
+    wrote.unwrap();
+    read.unwrap();
+    assert!(got == up);
+    down
 }
 
 /// A pipe that nobody reads: stands in for one that was closed.
@@ -142,19 +140,24 @@ fn idle_stdin() -> ChildStdin {
 async fn printed(openssl: OpenSsl, answers: &[u8]) {
     let OpenSsl { mut child, stdout, .. } = openssl;
     in_time(child.wait()).await.unwrap();
-    let stdout = without(in_time(stdout).await.unwrap(), &[b"SSL_do_handshake -> 1\n", b"Read BLOCK\n"]);
+    let stdout = without(&in_time(stdout).await.unwrap(), &[b"SSL_do_handshake -> 1\n", b"Read BLOCK\n"]);
     let start = stdout.windows(64).position(|window| window == &answers[..64]).expect("the answers");
     assert!(stdout[start..].starts_with(answers));
 }
 
 /// What the program says about itself lies between what it received.
-fn without(mut text: Vec<u8>, remarks: &[&[u8]]) -> Vec<u8> {
-    for remark in remarks {
-        while let Some(at) = text.windows(remark.len()).position(|window| window == *remark) {
-            text.drain(at..at + remark.len());
+fn without(text: &[u8], remarks: &[&[u8]]) -> Vec<u8> {
+    let (mut kept, mut left) = (Vec::new(), text);
+    while let Some((byte, rest)) = left.split_first() {
+        match remarks.iter().find_map(|remark| left.strip_prefix(*remark)) {
+            Some(behind) => left = behind,
+            None => {
+                kept.push(*byte);
+                left = rest;
+            }
         }
     }
-    text
+    kept
 }
 
 #[tokio::test]

@@ -156,3 +156,22 @@ async fn who_speaks_something_else_is_refused_at_once() {
         assert_eq!(error.reason, reason);
     }
 }
+
+#[tokio::test]
+async fn a_reset_after_one_direction_has_ended_is_still_a_reset() {
+    // The application that resets has said its end before; the other waits, with or without an end of its own.
+    let Carried { mut client, mut server, near, far, .. } = carried(b"").await;
+    client.shutdown().await.unwrap();
+    assert_eq!(in_time(server.read(&mut [0])).await.unwrap(), 0);
+    crate::stream::reset_on_close(&client);
+    drop(client);
+    assert_eq!(in_time(near).await.unwrap(), Ended::UpstreamReset);
+    assert_eq!(in_time(far).await.unwrap(), Ended::PeerReset);
+    // Its own side has ended, so that the socket tells the reset as a broken pipe.
+    let write = async {
+        while server.write_all(b"x").await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    in_time(write).await;
+}

@@ -30,7 +30,7 @@ async fn stream() -> Stream {
     let (response, send) = requests.send_request(request, false).unwrap();
     let (request, mut respond) = in_time(server.connection.accept()).await.unwrap().unwrap();
     let far = (respond.send_response(http::Response::new(()), false).unwrap(), request.into_body());
-    tokio::spawn(async move { while server.connection.accept().await.is_some() {} });
+    tokio::spawn(async move { while let Some(Ok(_)) = server.connection.accept().await {} });
     let near = (send, in_time(response).await.unwrap().into_body());
     Stream { near, far, client }
 }
@@ -43,8 +43,15 @@ struct App {
     cut: CancellationToken,
 }
 
-async fn app((send, recv): (SendStream<Bytes>, RecvStream), early: &'static [u8]) -> App {
-    let (socket, carried) = tcp_pair().await;
+async fn app(stream: (SendStream<Bytes>, RecvStream), early: &'static [u8]) -> App {
+    carry(stream, early, tcp_pair().await)
+}
+
+fn carry(
+    (send, recv): (SendStream<Bytes>, RecvStream),
+    early: &'static [u8],
+    (socket, carried): (TcpStream, TcpStream),
+) -> App {
     let (traffic, cut) = (Arc::<Traffic>::default(), CancellationToken::new());
     let carry = carry_stream(send, recv, carried, Bytes::from_static(early), traffic.clone(), cut.clone());
     App { socket, ended: tokio::spawn(carry), traffic, cut }
@@ -60,7 +67,7 @@ async fn a_request_and_its_answer_pass_whole() {
     send.send_data(Bytes::from_static(b"body"), true).unwrap();
     drop(send);
     let (request, mut respond) = in_time(server.connection.accept()).await.unwrap().unwrap();
-    tokio::spawn(async move { while server.connection.accept().await.is_some() {} });
+    tokio::spawn(async move { while let Some(Ok(_)) = server.connection.accept().await {} });
     assert_eq!(request.headers()["a"], "b");
     assert_eq!(in_time(request.into_body().data()).await.unwrap().unwrap(), "body");
     let mut send = respond.send_response(http::Response::new(()), false).unwrap();
@@ -162,19 +169,33 @@ async fn a_reader_that_stops_stops_the_writer() {
 }
 
 #[tokio::test]
-async fn many_small_writes_do_not_exhaust_what_the_peer_allows() {
-    let Stream { near, far, client: _client } = stream().await;
-    let (mut near, mut far) = (app(near, b"").await, app(far, b"").await);
-    let write = async {
-        for index in 0..20_000_u32 {
-            near.socket.write_all(&[index as u8]).await.unwrap();
+async fn many_small_frames_to_a_reader_that_has_stopped_do_not_end_the_session() {
+    let Stream { near: (mut send, _recv), far, client: _client } = stream().await;
+    let sockets = tcp_pair().await;
+    // More than both sockets hold, but not the whole window.
+    let (large, small) = (1_000_000, 60_000);
+    socket2::SockRef::from(&sockets.0).set_recv_buffer_size(1 << 16).unwrap();
+    socket2::SockRef::from(&sockets.1).set_send_buffer_size(1 << 16).unwrap();
+    let mut far = carry(far, b"", sockets);
+    send.send_data(noise(large).into(), false).unwrap();
+    let given = async {
+        while far.traffic.received.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
         }
-        near.socket.shutdown().await.unwrap();
     };
+    in_time(given).await;
+    for index in 0..small {
+        send.send_data(vec![index as u8].into(), false).unwrap();
+        if index % 100 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    send.send_data(Bytes::new(), true).unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
     let mut got = Vec::new();
-    let read = async { far.socket.read_to_end(&mut got).await };
-    in_time(async { tokio::join!(write, read) }).await.1.unwrap();
-    assert_eq!(got.len(), 20_000);
+    in_time(far.socket.read_to_end(&mut got)).await.unwrap();
+    assert_eq!(got.len(), large + small);
+    assert!(got[large..].iter().enumerate().all(|(index, byte)| *byte == index as u8));
 }
 
 #[tokio::test]
@@ -195,15 +216,23 @@ async fn a_stream_is_a_byte_stream_for_http1() {
 }
 
 #[tokio::test]
-async fn a_peer_that_hangs_is_noticed_within_two_keepalives() {
-    let keepalive = Duration::from_millis(300);
+async fn a_peer_that_hangs_is_suspect_and_then_given_up_after_one_and_a_half_keepalives() {
+    let keepalive = Duration::from_millis(400);
     let (client, driver, mut server) = Ends::new().shared(keepalive).await;
     let driver = tokio::spawn(driver);
     let mut requests = client.requests.clone().ready().await.unwrap();
     let (response, _) = requests.send_request(http::Request::get("http://a/").body(()).unwrap(), true).unwrap();
     in_time(server.connection.accept()).await.unwrap().unwrap();
+    assert_eq!(client.overdue(), Duration::ZERO);
     // From here on nobody drives the server: it hangs, its socket stays open.
     let started = tokio::time::Instant::now();
+    let suspect = async {
+        while client.overdue() < keepalive / 4 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    in_time(suspect).await;
+    assert!(!driver.is_finished());
     let error = in_time(response).await.unwrap_err();
     let took = started.elapsed();
     assert!(took >= keepalive && took < keepalive * 3, "{took:?}: {error}");
@@ -219,9 +248,10 @@ async fn a_peer_that_answers_pings_is_kept_however_long_a_stream_is_quiet() {
     let mut requests = client.requests.clone().ready().await.unwrap();
     let (mut response, _) = requests.send_request(http::Request::get("http://a/").body(()).unwrap(), true).unwrap();
     let (_request, mut respond) = in_time(server.connection.accept()).await.unwrap().unwrap();
-    tokio::spawn(async move { while server.connection.accept().await.is_some() {} });
+    tokio::spawn(async move { while let Some(Ok(_)) = server.connection.accept().await {} });
     let early = tokio::time::timeout(keepalive * 30, &mut response).await;
     assert!(early.is_err(), "{early:?}");
+    assert!(client.overdue() < keepalive);
     respond.send_response(http::Response::new(()), true).unwrap();
     in_time(response).await.unwrap();
 }
