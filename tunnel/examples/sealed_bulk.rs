@@ -34,6 +34,7 @@ fn main() {
     let megabytes = std::env::args().nth(1).map_or(2000, |text| text.parse().unwrap());
     let bytes = megabytes * 1_000_000;
     let ends = Ends::new();
+    idle(&ends);
     println!("{:<24} {:>8} {:>16} {:>16}", "", "Gb/s", "send s/GB", "receive s/GB");
     let only = std::env::args().nth(2).unwrap_or_default();
     let rows: [(_, _, Row); 4] = [
@@ -52,6 +53,46 @@ fn main() {
 /// Wall time, CPU time of the sender, CPU time of the receiver.
 type Took = (Duration, Duration, Duration);
 type Row = fn(&Ends, Tls, usize) -> Took;
+
+/// What an open session costs that has carried something and now carries nothing: both ends, each with its task and
+/// two sockets.
+fn idle(ends: &Ends) {
+    const SESSIONS: usize = 400;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (inner, inner_address) = listener();
+    let (apps, apps_address) = listener();
+    runtime.block_on(async {
+        let (inner, apps) = (TcpListener::from_std(inner).unwrap(), TcpListener::from_std(apps).unwrap());
+        let app = || async { tokio::join!(dial(apps_address), async { apps.accept().await.unwrap().0 }) };
+        let (mut near_apps, mut far_apps) = (Vec::new(), Vec::new());
+        let mut before = 0;
+        for session in 0..=SESSIONS {
+            if session == 1 {
+                // The first has filled the pools and lazily made things.
+                before = resident();
+            }
+            let accept = async { ends.accept(inner.accept().await.unwrap().0).await };
+            let (near, far) = tokio::join!(ends.connect(inner_address), accept);
+            let ((mut near_app, near_carried), (mut far_app, far_carried)) = (app().await, app().await);
+            tokio::spawn(carry(near, near_carried));
+            tokio::spawn(carry(far, far_carried));
+            let mut block = vec![0; 1_000_000];
+            let (wrote, read) = tokio::join!(near_app.write_all(&[1; 1_000_000]), far_app.read_exact(&mut block));
+            wrote.unwrap();
+            read.unwrap();
+            near_apps.push(near_app);
+            far_apps.push(far_app);
+        }
+        let grown = resident().saturating_sub(before) as f64 / 1024.0;
+        println!("idle: {:.1} KiB for each end of a dedicated session", grown / (2 * SESSIONS) as f64);
+    });
+}
+
+/// Bytes of memory that this process has.
+fn resident() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
 
 fn report(name: &str, bytes: usize, (took, send, receive): Took) {
     let gigabytes = bytes as f64 / 1e9;

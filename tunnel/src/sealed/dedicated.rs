@@ -77,8 +77,15 @@ impl Dedicated {
 
     /// Carries between the application's connection (from which `early` has been read) and the session. Half-closes
     /// and resets go through. `Traffic::sent` counts what goes into the session.
-    pub async fn relay(self, app: TcpStream, early: Bytes, traffic: Arc<Traffic>, cut: CancellationToken) -> Ended {
-        Relay::new(self.stream, app, early, traffic).run(cut).await
+    pub fn relay(
+        self,
+        app: TcpStream,
+        early: Bytes,
+        traffic: Arc<Traffic>,
+        cut: CancellationToken,
+    ) -> impl Future<Output = Ended> + Send + 'static {
+        // Not an async fn: its future would hold the session twice.
+        Relay::new(self.stream, app, early, traffic).run(cut)
     }
 }
 

@@ -53,6 +53,9 @@ pub(crate) async fn server(
 }
 
 async fn drive<S: Side>(mut stream: TunnelStream, mut handshake: Handshake<S>) -> Result<Handshaken, HandshakeError> {
+    if let TunnelStream::Tcp { socket, .. } = &stream {
+        crate::tcp::prepare(socket)?;
+    }
     loop {
         let progress = handshake.advance();
         if !matches!(progress, Ok(Progress::Done)) || handshake.unsent.len() > UNSENT_MAX {

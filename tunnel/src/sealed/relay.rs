@@ -52,17 +52,21 @@ impl Relay {
     }
 
     /// Carries until both directions are over, one side is reset (the other is then reset too), or `cut` fires.
-    pub(crate) async fn run(mut self, cut: CancellationToken) -> Ended {
-        let ended = tokio::select! {
-            biased;
-            () = cut.cancelled() => Ended::Cut,
-            ended = poll_fn(|cx| self.poll(cx)) => ended,
-        };
-        if ended != Ended::Finished {
-            self.app.reset();
-            self.session.reset();
-        }
-        ended
+    pub(crate) fn run(self, cut: CancellationToken) -> impl Future<Output = Ended> + Send + 'static {
+        let mut carried = Some(self);
+        let mut cut = Box::pin(cut.cancelled_owned());
+        poll_fn(move |cx| {
+            let Some(relay) = &mut carried else { return Poll::Pending };
+            let ended = match cut.as_mut().poll(cx) {
+                Poll::Ready(()) => Ended::Cut,
+                Poll::Pending => ready!(relay.poll(cx)),
+            };
+            if let Some(relay) = carried.take().filter(|_| ended != Ended::Finished) {
+                relay.app.reset();
+                relay.session.reset();
+            }
+            Poll::Ready(ended)
+        })
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
