@@ -36,21 +36,23 @@ pub(crate) fn load(path: &Path) -> Option<Table> {
     table
 }
 
-/// Writes every change, at most once a second, until dropped.
-pub(crate) async fn keep(path: PathBuf, mut tables: watch::Receiver<Arc<Table>>) {
+/// Writes every change, at most once a second, until dropped. Changes count from this call, not from the first poll.
+pub(crate) fn keep(path: PathBuf, mut tables: watch::Receiver<Arc<Table>>) -> impl Future<Output = ()> {
     // What was there before this call came from the file itself.
-    tables.borrow_and_update();
-    while tables.changed().await.is_ok() {
-        let table = tables.borrow_and_update().clone();
-        let target = path.clone();
-        let written = tokio::task::spawn_blocking(move || file::replace(&target, &encode(&table))).await;
-        if let Ok(Err(error)) = written {
-            tracing::warn!(%error, path = %path.display(), "the last known tables could not be written");
+    tables.mark_unchanged();
+    async move {
+        while tables.changed().await.is_ok() {
+            let table = tables.borrow_and_update().clone();
+            let target = path.clone();
+            let written = tokio::task::spawn_blocking(move || file::replace(&target, &encode(&table))).await;
+            if let Ok(Err(error)) = written {
+                tracing::warn!(%error, path = %path.display(), "the last known tables could not be written");
+            }
+            tokio::time::sleep(WRITE_PAUSE).await;
         }
-        tokio::time::sleep(WRITE_PAUSE).await;
+        // No sender: the daemon ends.
+        std::future::pending().await
     }
-    // No sender: the daemon ends.
-    std::future::pending().await
 }
 
 pub(crate) fn encode(table: &Table) -> Vec<u8> {
