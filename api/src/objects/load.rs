@@ -95,15 +95,17 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Located>, Vec<Problem>> {
         let reason = format!("is {} bytes long; at most {FILE_MAX} are read", text.len());
         return Err(vec![whole_file(file, &reason, "split it into several files")]);
     }
+    // YAML takes a lone carriage return for a line break, editors do not: never name a line that is not there.
+    let last_line = (text.lines().count() as u64).max(1);
     for (first_line, document) in documents(text) {
         match one(document) {
             Ok(Some((object, line))) => {
-                objects.push(Located { object, file: file.to_owned(), line: first_line + line - 1 });
+                objects.push(Located { object, file: file.to_owned(), line: (first_line + line - 1).min(last_line) });
             }
             Ok(None) => {}
             Err(broken) => problems.extend(broken.into_iter().map(|(line, broken)| Problem {
                 file: file.to_owned(),
-                line: first_line + line - 1,
+                line: (first_line + line - 1).min(last_line),
                 field: broken.field,
                 reason: broken.reason,
                 remedy: broken.remedy,
