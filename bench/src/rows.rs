@@ -159,14 +159,14 @@ fn at_rest(chain: &Chain, values: &mut Values) -> Result<()> {
 }
 
 fn bulk_one(chain: &Chain, values: &mut Values) -> Result<()> {
-    let result = load(chain.tcp, &["bulk", "--streams", "1", "--seconds", "4"])?;
+    let result = load(chain.tcp, &["bulk", "--streams", "1", "--seconds", "3"])?;
     values.insert("bulk_gbps_1", number(&result, "bytes")? * 8.0 / 1e9 / number(&result, "seconds")?);
     Ok(())
 }
 
 fn bulk_eight(chain: &Chain, values: &mut Values) -> Result<()> {
     let before = (cpu(&chain.gateway), cpu(&chain.egress), cpu(&chain.inbound));
-    let result = load(chain.tcp, &["bulk", "--streams", "8", "--seconds", "4"])?;
+    let result = load(chain.tcp, &["bulk", "--streams", "8", "--seconds", "3"])?;
     let gigabytes = number(&result, "bytes")? / 1e9;
     values.insert("bulk_gbps_8", gigabytes * 8.0 / number(&result, "seconds")?);
     if !chain.gateway.is_empty() {
@@ -185,7 +185,7 @@ fn http1(chain: &Chain, values: &mut Values) -> Result<()> {
 /// Requests per second by wrk, 32 connections.
 fn wrk(to: SocketAddr) -> Result<f64> {
     let url = format!("http://{to}/1k");
-    let text = output(LOAD_CORE, "wrk", &["-t1", "-c32", "-d4s", &url].map(str::to_owned))?;
+    let text = output(LOAD_CORE, "wrk", &["-t1", "-c32", "-d3s", &url].map(str::to_owned))?;
     if text.contains("Non-2xx") || text.contains("Socket errors") {
         bail!("wrk saw errors: {text}");
     }
@@ -196,7 +196,7 @@ fn wrk(to: SocketAddr) -> Result<f64> {
 fn http2(chain: &Chain, values: &mut Values) -> Result<()> {
     let url = format!("http://{}/1k", chain.http2);
     let text =
-        output(LOAD_CORE, "h2load", &["-c8", "-m16", "-t1", "-D4", "--warm-up-time=1", &url].map(str::to_owned))?;
+        output(LOAD_CORE, "h2load", &["-c8", "-m16", "-t1", "-D3", "--warm-up-time=1", &url].map(str::to_owned))?;
     // "finished in 4.00s, 12345.67 req/s, 12.34MB/s"
     let rate = text
         .lines()
@@ -216,7 +216,7 @@ fn http2(chain: &Chain, values: &mut Values) -> Result<()> {
 pub(crate) const HALF_LOAD_RATE: &str = "2000";
 
 fn half_load(chain: &Chain, values: &mut Values) -> Result<()> {
-    let arguments = ["http-rate", "--rate", HALF_LOAD_RATE, "--seconds", "5", "--connections", "32"];
+    let arguments = ["http-rate", "--rate", HALF_LOAD_RATE, "--seconds", "4", "--connections", "32"];
     let result = load(chain.http1, &arguments)?;
     if number(&result, "failed")? > 0.0 {
         bail!("requests failed: {result}");
@@ -228,7 +228,7 @@ fn half_load(chain: &Chain, values: &mut Values) -> Result<()> {
 
 fn connections(chain: &Chain, values: &mut Values) -> Result<()> {
     let before = cpu(&chain.gateway);
-    let result = load(chain.tcp, &["connections", "--workers", "16", "--seconds", "3"])?;
+    let result = load(chain.tcp, &["connections", "--workers", "16", "--seconds", "2"])?;
     if number(&result, "failed")? > 0.0 {
         bail!("connections failed: {result}");
     }
@@ -241,7 +241,7 @@ fn connections(chain: &Chain, values: &mut Values) -> Result<()> {
 }
 
 fn first_byte(chain: &Chain, values: &mut Values) -> Result<()> {
-    let result = load(chain.tcp, &["first-byte", "--count", "300"])?;
+    let result = load(chain.tcp, &["first-byte", "--count", "200"])?;
     values.insert("first_byte_new_connection_us", number(&result, "p50_us")?);
     values.insert("first_byte_new_connection_p99_us", number(&result, "p99_us")?);
     Ok(())
