@@ -85,7 +85,9 @@ fn request_line(bytes: &[u8], line: &[u8], target: usize) -> Option<Protocol> {
         let line = rest.get(..end).unwrap_or_default();
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let versioned = line.len() > 9 && (line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0"));
-        return Some(if versioned { Protocol::Http1 } else { Protocol::Opaque });
+        // Part of such a line was opaque already: how it is cut must not matter.
+        let plain = !line.iter().any(u8::is_ascii_control);
+        return Some(if versioned && plain { Protocol::Http1 } else { Protocol::Opaque });
     }
     // A carriage return may be the end of the line that has not come whole.
     if rest.strip_suffix(b"\r").unwrap_or(rest).iter().any(u8::is_ascii_control) {
@@ -181,6 +183,8 @@ mod tests {
             (b"\x3b\0\0\0", Some(Opaque)),
             (b" / HTTP/1.1\r\n", Some(Opaque)),
             (b"GET /\0 HTTP", Some(Opaque)),
+            (b"GET /\ra", Some(Opaque)),
+            (b"GET /\ra HTTP/1.1\r\n", Some(Opaque)),
             (b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Some(Opaque)),
         ];
         for (bytes, expected) in table {
