@@ -1,10 +1,11 @@
 # make demo   the main job, on this machine        make test   everything that must hold
 # make bench  numbers, next to the peers           make lint   formatting, clippy, docs, dependency gate
+# make fuzz   every parser of bytes for a minute (nightly)
 CARGO ?= cargo
 CACHE := bench/.cache
 ENVOY := $(CACHE)/envoy/_bin/envoy
 
-.PHONY: demo test bench lint fmt test-tools bench-peers fuzz
+.PHONY: demo test bench lint advisories fmt test-tools bench-peers fuzz
 
 demo:
 	$(CARGO) build --release --locked -p hawser-cli
@@ -28,7 +29,22 @@ lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
-	@if command -v cargo-deny >/dev/null; then cargo deny check; else echo "cargo-deny is not installed: cargo install cargo-deny"; fi
+	@if command -v cargo-deny >/dev/null; then cargo deny check bans licenses sources; else echo "cargo-deny is not installed: cargo install cargo-deny"; fi
+
+# Needs the network for the advisory database, so it is no part of lint.
+advisories:
+	cargo deny check advisories
 
 fmt:
 	$(CARGO) fmt --all
+
+# Each parser of bytes for a while: make fuzz SECONDS=600 TARGETS='record chain'. See fuzz/README.md.
+SECONDS ?= 60
+TARGETS ?= $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+
+fuzz:
+	@set -e; for target in $(TARGETS); do \
+	  mkdir -p fuzz/found/$$target; \
+	  $(CARGO) +nightly fuzz run --sanitizer none $$target fuzz/found/$$target fuzz/corpus/$$target -- \
+	    -max_total_time=$(SECONDS) -timeout=10 -verbosity=0 -print_final_stats=1; \
+	done
