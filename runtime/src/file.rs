@@ -8,11 +8,21 @@ use std::path::{Path, PathBuf};
 /// Replaces a file's content as one step: written beside it, synced, renamed over it. Readable by the owner alone;
 /// missing directories are made, for the owner alone as well.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    put(path, content, true)
+}
+
+/// The same without the sync, for what is made anew at every start: a reader sees the old or the new all the same, but
+/// a power cut may leave an empty file.
+pub fn replace_unsynced(path: &Path, content: &[u8]) -> io::Result<()> {
+    put(path, content, false)
+}
+
+fn put(path: &Path, content: &[u8], synced: bool) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         private_directory(directory)?;
     }
     let beside = beside(path);
-    let written = write_private(&beside, content).and_then(|()| fs::rename(&beside, path));
+    let written = write_private(&beside, content, synced).and_then(|()| fs::rename(&beside, path));
     if written.is_err() {
         let _ = fs::remove_file(&beside);
     }
@@ -24,12 +34,12 @@ pub fn private_directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+fn write_private(path: &Path, content: &[u8], synced: bool) -> io::Result<()> {
     // A leftover of a process that died here may have other permissions.
     let _ = fs::remove_file(path);
     let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(content)?;
-    file.sync_data()
+    if synced { file.sync_data() } else { Ok(()) }
 }
 
 /// In the same directory, because a rename does not cross file systems; with our pid, because two processes may write.
@@ -51,6 +61,8 @@ mod tests {
         replace(&path, b"one").unwrap();
         replace(&path, b"two").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
+        replace_unsynced(&path, b"three").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"three");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let parent = path.parent().unwrap();
         assert_eq!(fs::metadata(parent).unwrap().permissions().mode() & 0o777, 0o700);

@@ -36,7 +36,7 @@ pub(crate) fn load(path: &Path) -> Option<Table> {
     table
 }
 
-/// Writes every change, at most once a second, until dropped. Changes count from this call, not from the first poll.
+/// Writes every change since `tables` was subscribed, at most once a second, until dropped. Changes count from this call, not from the first poll.
 pub(crate) fn keep(path: PathBuf, mut tables: watch::Receiver<Arc<Table>>) -> impl Future<Output = ()> {
     // What was there before this call came from the file itself.
     tables.mark_unchanged();
@@ -130,7 +130,8 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::select! { () = keep => unreachable!(), () = drive => {} }
+        let limit = tokio::time::timeout(Duration::from_secs(30), drive);
+        tokio::select! { () = keep => unreachable!(), done = limit => done.unwrap() }
         assert_eq!(load(&path).unwrap().resources.len(), 2);
     }
 

@@ -41,6 +41,12 @@ pub struct Process {
     ready: watch::Sender<BTreeMap<String, bool>>,
 }
 
+impl std::fmt::Debug for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Process").field("unmet", &self.unmet()).finish_non_exhaustive()
+    }
+}
+
 impl Process {
     /// A process for tests: no signals, no admin server.
     pub fn detached() -> Self {
@@ -196,7 +202,7 @@ async fn announce(process: Process, kind: String, config: ProcessConfig, admin: 
         "version": env!("CARGO_PKG_VERSION"),
         "readyAtMs": clock::millis(clock::now()),
     });
-    match crate::file::replace(&config.run_file, format!("{content:#}\n").as_bytes()) {
+    match crate::file::replace_unsynced(&config.run_file, format!("{content:#}\n").as_bytes()) {
         Ok(()) => tracing::info!(%admin, "ready"),
         Err(error) => tracing::error!(%error, path = %config.run_file.display(), "the run file could not be written"),
     }
@@ -235,12 +241,13 @@ mod tests {
     }
 
     async fn run_file(path: &Path) -> serde_json::Value {
-        loop {
+        for _ in 0..6000 {
             if let Ok(text) = std::fs::read_to_string(path) {
                 return serde_json::from_str(&text).unwrap();
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        panic!("no run file within 30 s");
     }
 
     #[tokio::test]

@@ -115,7 +115,7 @@ fn subscription(directory: &Path) -> Subscription {
 }
 
 async fn until(tables: &mut watch::Receiver<Arc<Table>>, what: impl Fn(&Table) -> bool) {
-    let waited = tokio::time::timeout(Duration::from_secs(10), tables.wait_for(|table| what(table))).await;
+    let waited = tokio::time::timeout(Duration::from_secs(30), tables.wait_for(|table| what(table))).await;
     waited.expect("the table did not come in time").unwrap();
 }
 
@@ -136,12 +136,15 @@ async fn tables_come_are_kept_and_outlive_the_controller() {
     assert_eq!(seen.borrow().resources.len(), 1);
     assert_eq!(reported.recv().await.unwrap().name, "web");
     status.send_modify(|status| status.loaded_version = 1);
-    while reported.recv().await.unwrap().loaded_version != 1 {}
+    let loaded = async { while reported.recv().await.unwrap().loaded_version != 1 {} };
+    tokio::time::timeout(Duration::from_secs(30), loaded).await.unwrap();
     // The write that follows the second snapshot may be a second late.
-    let kept = || last_known::load(&subscription.last_known).is_some_and(|t| t.resources.len() == 1);
-    while !kept() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let kept = async {
+        while last_known::load(&subscription.last_known).is_none_or(|table| table.resources.len() != 1) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), kept).await.unwrap();
     running.abort();
     serving.abort();
 

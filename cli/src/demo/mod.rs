@@ -17,7 +17,7 @@ use self::stage::Stage;
 use crate::print;
 
 /// A step that takes longer has failed, whatever it waits for.
-const STEP: Duration = Duration::from_secs(25);
+const STEP: Duration = Duration::from_secs(40);
 
 /// Start a fabric, play a story on it, and leave it running to try.
 ///

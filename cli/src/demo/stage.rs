@@ -24,8 +24,8 @@ use crate::{admin, print, why};
 const LAST_LINES: usize = 40;
 /// For the drain of everything.
 const END: Duration = Duration::from_secs(15);
-/// For anything that a step waits for.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// For a whole fabric's start, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(35);
 const LOOK: Duration = Duration::from_millis(25);
 
 /// A fabric in our hands.

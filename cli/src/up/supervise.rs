@@ -4,6 +4,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use hawser_runtime::file;
 use rustix::process::Signal;
 use serde::Serialize;
 use tokio::process::Child;
@@ -128,7 +129,7 @@ impl Supervised {
     fn prepare(&self) -> Result<()> {
         if let Some((path, config)) = &self.wanted.config {
             let text = serde_saphyr::to_string(config)?;
-            hawser_runtime::file::replace(path, text.as_bytes())
+            file::replace_unsynced(path, text.as_bytes())
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
         self.hand_out_token()
@@ -138,8 +139,7 @@ impl Supervised {
         let Some((identity, path)) = &self.wanted.join else { return Ok(()) };
         let store = self.state.cluster(&self.wanted.id.cluster)?.trust_anchor();
         let token = crate::trust::register(&store, identity)?;
-        hawser_runtime::file::replace(path, token.as_bytes())
-            .with_context(|| format!("cannot write {}", path.display()))
+        file::replace_unsynced(path, token.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// A token joins once: if the answer was lost on its way to the daemon, only another one helps. Never ends.
