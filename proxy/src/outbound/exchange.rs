@@ -180,6 +180,8 @@ impl Upload {
 pub(super) enum Failure {
     /// The application broke off its request.
     App(hyper::Error),
+    /// The session takes no more streams: nothing was sent.
+    Unsent(h2::Error),
     /// The stream or the session failed.
     Far(h2::Error),
 }
@@ -217,6 +219,11 @@ impl<'a> Exchange<'a> {
         let empty = upload.is_empty();
         let (response, stream) = requests.send_request(head, empty)?;
         Ok(Self { response, stream: (!empty).then_some(stream), upload, traffic, hold: hold.filter(|_| !empty) })
+    }
+
+    /// Whether another try could be given the same request.
+    pub(super) fn replayable(&self) -> bool {
+        self.upload.replayable()
     }
 
     /// Whether the body is still held back.

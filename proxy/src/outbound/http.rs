@@ -117,14 +117,19 @@ async fn travel(mut trip: Trip, mut parts: Parts, body: Incoming) -> Result<Resp
         return upgrade::carry(trip, head, Request::from_parts(parts, body)).await;
     }
     let mut journey = Journey::new(head, Upload::new(body));
+    let mut found = None;
     loop {
-        let (leg, ticket) = match journey.place(&trip).await {
+        let place = match found.take() {
+            Some(place) => Ok(place),
+            None => journey.search.place(&trip.app).await,
+        };
+        let (leg, ticket) = match place {
             Ok(place) => place,
             Err(refusal) => return Ok(refuse(trip, &refusal)),
         };
         match journey.attempt(&mut trip, &leg, ticket).await {
-            Attempt::Answered(response, far) => return Ok(journey.deliver(trip, response, far)),
-            Attempt::Again => {}
+            Attempt::Answered(response, rest) => return Ok(journey.deliver(trip, response, rest)),
+            Attempt::Again(place) => found = place,
             Attempt::Refused(refusal) => return Ok(refuse(trip, &refusal)),
             Attempt::Aborted(abort) => return Err(abort),
         }
@@ -197,6 +202,9 @@ impl Head {
     }
 }
 
+/// A backend and a place in a session to one of its endpoints.
+pub(super) type Place = (Arc<Leg>, Ticket);
+
 /// One request's tries.
 struct Journey {
     head: Head,
@@ -238,7 +246,7 @@ impl Search {
     }
 
     /// The next place, or the reason why there is none.
-    pub(super) async fn place(&mut self, app: &App) -> Result<(Arc<Leg>, Ticket), Refusal> {
+    pub(super) async fn place(&mut self, app: &App) -> Result<Place, Refusal> {
         loop {
             let (leg, choice) = self.backend(app)?;
             match leg.pool.place(&app.context, &self.members, choice.last_resort).await {
@@ -267,6 +275,33 @@ impl Search {
         self.last = Some(refusal);
     }
 
+    /// Waits until the session owes a sign of life, and then for a place elsewhere. If there is none, for ever: what was
+    /// sent may still be answered.
+    async fn elsewhere(&mut self, app: &App, ticket: &Ticket) -> Place {
+        ticket.session.suspected().await;
+        self.avoid(ticket);
+        if let Some(place) = self.other(app).await
+            && app.target.budget.spend(Instant::now())
+        {
+            return place;
+        }
+        std::future::pending().await
+    }
+
+    /// A place that is better than a last resort.
+    async fn other(&mut self, app: &App) -> Option<Place> {
+        loop {
+            let (leg, choice) = self.backend(app).ok()?;
+            if choice.last_resort {
+                return None;
+            }
+            match leg.pool.place(&app.context, &self.members, false).await {
+                Ok(ticket) => return Some((leg, ticket)),
+                Err(no) => self.failed(app, choice, no).ok()?,
+            }
+        }
+    }
+
     /// This endpoint failed; another is wanted.
     pub(super) fn avoid(&mut self, ticket: &Ticket) {
         self.members.push(ticket.member.number);
@@ -286,7 +321,8 @@ fn nobody(app: &App) -> Refusal {
 /// What came of a try.
 enum Attempt {
     Answered(Response<h2::RecvStream>, Rest),
-    Again,
+    /// It is to be tried again, here if a place was found already.
+    Again(Option<Place>),
     Refused(Refusal),
     Aborted(Abort),
 }
@@ -304,10 +340,6 @@ impl Journey {
         Self { head, upload, search: Search::default(), tries: 0 }
     }
 
-    async fn place(&mut self, trip: &Trip) -> Result<(Arc<Leg>, Ticket), Refusal> {
-        self.search.place(&trip.app).await
-    }
-
     fn hold(&self, trip: &Trip) -> Option<Pin<Box<Sleep>>> {
         let wait = trip.app.context.settings.expect_continue;
         self.head.expects_continue.then(|| Box::pin(tokio::time::sleep(wait)))
@@ -319,19 +351,40 @@ impl Journey {
         let hold = self.hold(trip);
         let mut requests = ticket.session.requests();
         let head = self.head.to_request(&leg.pool.target_header);
+        let harmless = retry::idempotent(&self.head.method) && self.tries < TRIES_MAX;
+        let (search, app) = (&mut self.search, &trip.app);
         let outcome = match Exchange::begin(&mut requests, head, &mut self.upload, traffic.clone(), hold) {
-            Ok(exchange) => exchange.await,
-            Err(error) => Err(Failure::Far(error)),
+            Ok(mut exchange) => {
+                let first = tokio::select! {
+                    biased;
+                    outcome = &mut exchange => Ok(outcome),
+                    place = search.elsewhere(app, &ticket), if harmless => Err(place),
+                };
+                match first {
+                    Ok(outcome) => outcome,
+                    Err(place) if exchange.replayable() => {
+                        drop(exchange);
+                        self.upload.rewind();
+                        return Attempt::Again(Some(place));
+                    }
+                    Err(_) => exchange.await,
+                }
+            }
+            Err(error) => Err(Failure::Unsent(error)),
         };
         match outcome {
             Ok(Answered { response, stream, held }) => {
                 if self.judge(trip, &response, &mut ticket) {
-                    return Attempt::Again;
+                    return Attempt::Again(None);
                 }
                 Attempt::Answered(response, Rest { stream, held, traffic, ticket })
             }
             Err(Failure::App(error)) => Attempt::Aborted(error.into()),
-            Err(Failure::Far(error)) => self.failed(trip, error, ticket),
+            Err(Failure::Unsent(error)) => self.failed(trip, (error, true), ticket),
+            Err(Failure::Far(error)) => {
+                let unseen = retry::unprocessed(&error);
+                self.failed(trip, (error, unseen), ticket)
+            }
         }
     }
 
@@ -356,7 +409,7 @@ impl Journey {
         }
     }
 
-    fn failed(&mut self, trip: &mut Trip, error: h2::Error, mut ticket: Ticket) -> Attempt {
+    fn failed(&mut self, trip: &mut Trip, (error, unseen): (h2::Error, bool), mut ticket: Ticket) -> Attempt {
         let cut = ticket.session.hold.cut_because();
         let one_stream = error.is_reset() && error.is_remote();
         let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
@@ -368,10 +421,8 @@ impl Journey {
         if !one_stream {
             ticket.retire();
         }
-        // A session that fails before the head was taken sends nothing; h2 says so for what it knows.
-        let unseen = retry::unprocessed(&error);
         if cut.is_none_or(Code::retry_elsewhere) && self.again(trip, unseen, &ticket) {
-            return Attempt::Again;
+            return Attempt::Again(None);
         }
         if trip.http2 && one_stream {
             // The application's own word to its caller: pass it on as it is.

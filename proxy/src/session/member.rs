@@ -13,6 +13,7 @@ use hawser_tunnel::pool::GatewayPath;
 use hawser_tunnel::sealed::SharedClient;
 use hawser_tunnel::tls::VerifiedPeer;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -82,10 +83,15 @@ pub(crate) struct Session {
     pub(crate) since: Instant,
     /// What it rests on.
     pub(crate) hold: Arc<Hold>,
-    requests: SendRequest<Bytes>,
+    client: SharedClient,
     open: AtomicU32,
     used: Mutex<Instant>,
+    suspected: Notify,
 }
+
+/// How late the answer to a session's keepalive may be before others are preferred: more than any round trip, and jitter
+/// besides.
+const SUSPECT: Duration = Duration::from_millis(250);
 
 impl Session {
     pub(super) fn new(client: SharedClient, path: Path, gateway: Option<GatewayPath>, life: Life) -> Self {
@@ -94,16 +100,32 @@ impl Session {
             path: Arc::new(path),
             gateway,
             since: now,
-            hold: Arc::new(Hold::new(client.peer, life)),
-            requests: client.requests,
+            hold: Arc::new(Hold::new(client.peer.clone(), life)),
+            client,
             open: AtomicU32::new(0),
             used: Mutex::new(now),
+            suspected: Notify::new(),
         }
+    }
+
+    /// Whether its peer owes a sign of life.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.client.overdue() > SUSPECT
+    }
+
+    /// Waits until its peer owes a sign of life.
+    pub(crate) async fn suspected(&self) {
+        self.suspected.notified().await;
+    }
+
+    /// Tells those who wait for it that it is suspect.
+    pub(super) fn suspect(&self) {
+        self.suspected.notify_waiters();
     }
 
     /// A handle that sends.
     pub(crate) fn requests(&self) -> SendRequest<Bytes> {
-        self.requests.clone()
+        self.client.requests.clone()
     }
 
     /// Streams open now.
@@ -115,7 +137,7 @@ impl Session {
     pub(super) fn full(&self) -> bool {
         let open = self.open();
         // Asking takes the connection's lock; no peer of ours allows fewer than this.
-        open >= 64 && usize::try_from(open).unwrap_or(usize::MAX) >= self.requests.current_max_send_streams()
+        open >= 64 && usize::try_from(open).unwrap_or(usize::MAX) >= self.client.requests.current_max_send_streams()
     }
 
     pub(super) fn idle_since(&self) -> Option<Instant> {
@@ -192,7 +214,11 @@ impl Member {
     /// What one more stream costs here; `None`: no stream may be sent here now.
     pub(super) fn cost(&self, now: Instant) -> Option<f64> {
         let out = self.load.standing(now) == Standing::Out;
-        let lost = self.unreachable.load(Ordering::Relaxed) && self.session.load().is_none();
+        let session = self.session.load();
+        let lost = match &*session {
+            Some(session) => session.is_suspect(),
+            None => self.unreachable.load(Ordering::Relaxed),
+        };
         (!out && !lost).then(|| self.load.cost(now))
     }
 
@@ -200,6 +226,9 @@ impl Member {
     pub(crate) fn out_because(&self, now: Instant) -> Option<&'static str> {
         if self.unreachable.load(Ordering::Relaxed) && self.session.load().is_none() {
             return Some("its proxy could not be reached");
+        }
+        if self.live().is_some_and(|session| session.is_suspect()) {
+            return Some("its session owes a sign of life");
         }
         match self.load.standing(now) {
             Standing::In => None,

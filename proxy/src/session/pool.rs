@@ -321,7 +321,8 @@ impl Pool {
             known
         };
         self.members.rcu(|members| {
-            let stays = |m: &&Arc<Member>| m.id != member.id || (known && m.live().is_some_and(|s| !s.full()));
+            let good = |m: &Arc<Member>| m.live().is_some_and(|s| !s.full() && !s.is_suspect());
+            let stays = |m: &&Arc<Member>| m.id != member.id || (known && good(m));
             let mut members: Vec<_> = members.iter().filter(stays).cloned().collect();
             // A second session to the same endpoint is only worth having when the first is full.
             if !members.iter().any(|m| m.id == member.id) {
@@ -439,6 +440,12 @@ impl Pool {
             connect::far(context, self);
         }
         for member in self.members.load().iter() {
+            if let Some(session) = member.live().filter(|session| session.is_suspect()) {
+                session.suspect();
+                if let Some(gateway) = &session.gateway {
+                    context.sessions.gateways.suspect(gateway);
+                }
+            }
             let lost = member.unreachable.load(Ordering::Relaxed) && member.load.standing(now) == Standing::Probation;
             if lost && member.live().is_none() && !member.flight.under_way() {
                 connect::member(context, self, member);
