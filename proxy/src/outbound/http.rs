@@ -288,11 +288,11 @@ impl Search {
         std::future::pending().await
     }
 
-    /// A place that is better than a last resort.
+    /// A place that is no worse: at no endpoint that is ejected, or owes a sign of life itself.
     async fn other(&mut self, app: &App) -> Option<Place> {
         loop {
             let (leg, choice) = self.backend(app).ok()?;
-            if choice.last_resort {
+            if self.desperate {
                 return None;
             }
             match leg.pool.place(&app.context, &self.members, false).await {
