@@ -205,9 +205,17 @@ impl Fabric {
         if !self.plan.apart {
             return self.start("").await;
         }
+        self.make_root().await?;
         for cluster in self.plan.clusters() {
             self.start(cluster).await?;
         }
+        Ok(())
+    }
+
+    /// A cluster that is run alone makes no root: it would be nobody else's.
+    async fn make_root(&self) -> Result<()> {
+        let made = Command::new(hawser()?).args(["trust", "init", "--state"]).arg(self.state()).output().await?;
+        ensure!(made.status.success(), "hawser trust init: {}", String::from_utf8_lossy(&made.stderr));
         Ok(())
     }
 

@@ -172,8 +172,14 @@ impl Report {
         for sample in self.failures() {
             *reasons.entry(sample.outcome.as_ref().err().map_or("", String::as_str)).or_default() += 1;
         }
-        let (sent, failed) = (self.samples.len(), self.failures().len());
-        format!("{sent} requests, {failed} failed {reasons:?}, slowest {:?}, by {:?}", self.slowest(), self.instances())
+        let first = self.samples.first().map(|sample| sample.at);
+        let at = |sample: &&Sample| first.map(|first| sample.at.duration_since(first));
+        let when = (self.failures().first().and_then(at), self.failures().last().and_then(at));
+        let (sent, failed, slowest) = (self.samples.len(), self.failures().len(), self.slowest());
+        format!(
+            "{sent} requests, {failed} failed {reasons:?} first and last at {when:?}, slowest {slowest:?}, by {:?}",
+            self.instances()
+        )
     }
 
     /// An error that tells all, unless at least `least` were sent and none failed.

@@ -12,7 +12,7 @@ use hawser_e2e::transfer::Transfer;
 use hawser_e2e::yaml::{self, Service};
 use hawser_e2e::{Daemon, Fabric, Plan, eventually, within};
 
-/// New work moves to what is left within this.
+/// New work moves to what is left within this, and what the machine takes anyway: see [`slack`].
 const MOVES: Duration = Duration::from_secs(1);
 /// What was withdrawn is cut within this.
 const CUT: Duration = Duration::from_secs(5);
@@ -21,6 +21,13 @@ const WITHDRAWN: Duration = Duration::from_secs(3);
 
 fn get(via: &Via) -> Load {
     Load::start(via, &Request::get("/"), &Rate::default())
+}
+
+/// A few times what the slowest request took while all was well: on a machine that is busy with other things, bounds
+/// are longer by that.
+async fn slack(load: &Load) -> Result<Duration> {
+    more(load, 80).await?;
+    Ok(load.report().slowest() * 4)
 }
 
 /// Waits until this many more requests have been answered, whatever the answer.
@@ -37,7 +44,7 @@ async fn more(load: &Load, count: usize) -> Result<()> {
 async fn moves(transfer: &Transfer) -> Result<()> {
     let from = transfer.received();
     eventually("the transfer to move", async || {
-        ensure!(transfer.received() > from + 100_000, "stands at {from}");
+        ensure!(transfer.received() > from + 100_000, "stands at {}, ended: {}", from, transfer.has_ended());
         Ok(())
     })
     .await
@@ -99,7 +106,7 @@ async fn killing_the_caller_s_proxy_costs_its_callers_until_it_is_back_and_no_lo
     Fabric::test(Plan::over("auto"), async |fabric| {
         let _shop = fabric.up_with_shop().await?;
         let load = get(&fabric.checkout());
-        more(&load, 40).await?;
+        let bound = MOVES + slack(&load).await?;
         let proxy = fabric.daemon("west", "proxy", "client")?;
         let killed = Instant::now();
         proxy.kill()?;
@@ -108,7 +115,7 @@ async fn killing_the_caller_s_proxy_costs_its_callers_until_it_is_back_and_no_lo
         more(&load, 160).await?;
         let report = load.finish().await;
         let trouble = report.trouble_after(killed);
-        ensure!(trouble < back.duration_since(killed) + MOVES, "trouble for {trouble:?}: {}", report.summary());
+        ensure!(trouble < back.duration_since(killed) + bound, "trouble for {trouble:?}: {}", report.summary());
         report.before(killed - Duration::from_millis(100)).expect_flawless(20)
     })
     .await
@@ -138,16 +145,18 @@ async fn transfers_over_both(fabric: &Fabric) -> Result<Vec<Transfer>> {
 }
 
 /// A new connection that carries something and ends well; how long its first byte took.
-async fn new_connection(fabric: &Fabric) -> Result<Duration> {
+async fn new_connection(via: &Via) -> Result<Duration> {
     let begun = Instant::now();
-    let transfer = Transfer::start(&fabric.files(), 7).await?;
+    let transfer = Transfer::start(via, 7).await?;
     eventually("a first byte", async || {
         ensure!(transfer.received() > 0 || transfer.has_ended());
         Ok(())
     })
     .await?;
     let took = begun.elapsed();
-    transfer.finish().await?.result?;
+    let outcome = transfer.finish().await?;
+    outcome.result?;
+    ensure!(outcome.received > 0, "closed without a byte");
     Ok(took)
 }
 
@@ -157,6 +166,7 @@ async fn killing_one_of_two_gateways_fails_no_idempotent_request_and_new_work_mo
         let _shop = fabric.up_with_shop().await?;
         let load = get(&fabric.checkout());
         let transfers = transfers_over_both(fabric).await?;
+        let bound = MOVES + slack(&load).await?;
         for name in ["g0", "g1"] {
             let gateway = fabric.daemon("east", "gateway", name)?;
             let killed = Instant::now();
@@ -164,15 +174,16 @@ async fn killing_one_of_two_gateways_fails_no_idempotent_request_and_new_work_mo
             // New connections, at once and all the time.
             while killed.elapsed() < Duration::from_secs(2) {
                 let after = killed.elapsed();
-                let took = new_connection(fabric).await.with_context(|| format!("{after:?} after the kill"))?;
-                ensure!(took < MOVES, "{after:?} after the kill a new connection took {took:?}");
+                let took =
+                    new_connection(&fabric.files()).await.with_context(|| format!("{after:?} after the kill"))?;
+                ensure!(took < bound, "{after:?} after the kill a new connection took {took:?}, not {bound:?}");
             }
             fabric.replaced(&gateway).await?;
             more(&load, 40).await?;
         }
         let report = load.finish().await;
         report.expect_flawless(100)?;
-        ensure!(report.slowest() < MOVES * 2, "{}", report.summary());
+        ensure!(report.slowest() < bound * 2, "{}", report.summary());
         for transfer in transfers {
             let outcome = transfer.finish().await?;
             // Through a gateway that was killed it was cut; never changed.
@@ -189,7 +200,7 @@ async fn a_gateway_that_hangs_is_left_for_the_other_and_used_again_when_it_wakes
     Fabric::test(two_gateways(), async |fabric| {
         let _shop = fabric.up_with_shop().await?;
         let load = get(&fabric.checkout());
-        more(&load, 80).await?;
+        let bound = MOVES + slack(&load).await?;
         let gateway = fabric.daemon("east", "gateway", "g0")?;
         gateway.stop()?;
         let stopped = Instant::now();
@@ -201,10 +212,10 @@ async fn a_gateway_that_hangs_is_left_for_the_other_and_used_again_when_it_wakes
         more(&load, 160).await?;
         let report = load.finish().await;
         report.expect_flawless(300)?;
-        ensure!(report.slowest() < Duration::from_secs(5), "{}", report.summary());
+        ensure!(report.slowest() < bound * 4, "{}", report.summary());
         let settled = report.since(calm);
-        ensure!(settled.slowest() < MOVES, "{:?} after the stop: {}", calm - stopped, settled.summary());
-        ensure!(report.since(resumed).slowest() < MOVES, "{}", report.since(resumed).summary());
+        ensure!(settled.slowest() < bound, "{:?} after the stop: {}", calm - stopped, settled.summary());
+        ensure!(report.since(resumed).slowest() < bound, "{}", report.since(resumed).summary());
         Ok(())
     })
     .await
@@ -274,10 +285,10 @@ async fn a_cluster_that_dies_is_withdrawn_within_three_seconds_and_back_when_it_
         let _shops = two_that_serve(fabric).await?;
         let load = get(&fabric.federated());
         let other = Transfer::start(&fabric.by_name("west", "files-north.shop", 9000), 3).await?;
-        more(&load, 80).await?;
+        let slack = slack(&load).await?;
         ensure!(load.report().instances().keys().all(|name| name.starts_with("east")), "{}", load.report().summary());
         fabric.kill_cluster("east").await?;
-        listed(fabric, WITHDRAWN, false).await?;
+        listed(fabric, WITHDRAWN + slack, false).await?;
         more(&load, 160).await?;
         fabric.start("east").await?;
         let back = listed(fabric, Duration::from_secs(10), true).await?;
@@ -296,12 +307,12 @@ async fn a_cluster_that_hangs_is_withdrawn_within_three_seconds_and_back_when_it
     Fabric::test(Plan { north: true, ..Plan::over("auto") }, async |fabric| {
         let _shops = two_that_serve(fabric).await?;
         let load = get(&fabric.federated());
-        more(&load, 80).await?;
+        let slack = slack(&load).await?;
         let daemons = fabric.daemons("east")?;
         daemons.iter().try_for_each(Daemon::stop)?;
         // Its mirror alone: a call to it would hang with it.
         let controller = fabric.daemon("west", "mirror-controller", "")?;
-        within(WITHDRAWN, "east's catalog to be stale", async || {
+        within(WITHDRAWN + slack, "east's catalog to be stale", async || {
             let links = controller.page("/links").await?.to_string();
             ensure!(links.contains("\"alive\":false") || links.contains("Stale"), "{links}");
             Ok(())
@@ -313,7 +324,7 @@ async fn a_cluster_that_hangs_is_withdrawn_within_three_seconds_and_back_when_it
         more(&load, 160).await?;
         let report = load.finish().await;
         report.expect_flawless(300)?;
-        ensure!(report.slowest() < Duration::from_secs(5), "{}", report.summary());
+        ensure!(report.slowest() < Duration::from_secs(5) + slack, "{}", report.summary());
         Ok(())
     })
     .await
@@ -328,21 +339,21 @@ async fn when_udp_is_dropped_midway_tcp_takes_over() -> Result<()> {
         fabric.up().await?;
         fabric.answers(&fabric.checkout(), 200).await?;
         let load = get(&fabric.checkout());
-        more(&load, 80).await?;
+        let bound = MOVES + slack(&load).await?;
         ensure!(relay.udp_passed() > 100, "QUIC is not in use: {relay:?}");
         relay.drop_udp(true);
         let dropped = Instant::now();
         more(&load, 240).await?;
         let report = load.finish().await;
         report.expect_flawless(300)?;
-        ensure!(report.slowest() < Duration::from_secs(5), "{}", report.summary());
+        ensure!(report.slowest() < bound * 4, "{}", report.summary());
         ensure!(relay.tcp_accepted() > 0, "TCP was not used: {relay:?}");
         // New connections too, and without waiting for UDP each time.
         ensure!(dropped.elapsed() > Duration::from_secs(1));
         let begun = Instant::now();
         let transfer = Transfer::start(&fabric.files(), 4).await?;
         moves(&transfer).await?;
-        ensure!(begun.elapsed() < MOVES * 2, "{:?}", begun.elapsed());
+        ensure!(begun.elapsed() < bound * 2, "{:?}", begun.elapsed());
         transfer.finish().await?.result?;
         drop(shop);
         Ok(())
@@ -431,12 +442,7 @@ async fn an_edit_cuts_what_it_withdraws_within_five_seconds_and_touches_nothing_
         ends(&stock, CUT).await.context("stock, whose export was withdrawn")?;
         moves(&files).await?;
         fabric.put("east", &shop.stock(fabric))?;
-        eventually("stock to be back", async || {
-            let transfer = Transfer::start(&fabric.stock(), 2).await?;
-            moves(&transfer).await?;
-            transfer.finish().await?.result
-        })
-        .await?;
+        eventually("stock to be back", async || new_connection(&fabric.stock()).await.map(drop)).await?;
 
         // A mistake: refused, and what was in force stays.
         fabric.write("east", "service-shop-stock.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: [}\n")?;
@@ -445,7 +451,7 @@ async fn an_edit_cuts_what_it_withdraws_within_five_seconds_and_touches_nothing_
         moves(&again).await?;
         fabric.put("east", &shop.stock(fabric))?;
 
-        load.finish().await.expect_flawless(200)?;
+        load.finish().await.expect_flawless(120)?;
         again.finish().await?.result?;
 
         // A link, seen from the side that is called.

@@ -94,8 +94,8 @@ async fn bodies_arrive(via: &Via) -> Result<()> {
 
 async fn bytes_arrive(via: &Via) -> Result<()> {
     let transfer = Transfer::start(via, 1).await?;
-    eventually("a megabyte of echo", async || {
-        ensure!(transfer.received() > 1_000_000, "{} so far", transfer.received());
+    eventually("some echo", async || {
+        ensure!(transfer.received() > 300_000, "{} so far", transfer.received());
         Ok(())
     })
     .await?;

@@ -122,7 +122,10 @@ async fn try_connect(
         Ok(socket) => Ok(Connected { socket, endpoint: Arc::clone(endpoint), ready: ready(export), _lease: lease }),
         Err(error) => {
             gateway.endpoints.mark_down(&endpoint.id, clock::monotonic());
-            tracing::info!(endpoint = %endpoint.id, address = %endpoint.inbound, %error, "endpoint takes no connection");
+            let (id, address) = (&endpoint.id, endpoint.inbound);
+            if let Some(left_out) = gateway.said.again("endpoint", clock::monotonic()) {
+                tracing::info!(endpoint = %id, %address, %error, left_out, "endpoint takes no connection");
+            }
             Err((unreachable(export), Some(Arc::clone(&endpoint.id))))
         }
     }

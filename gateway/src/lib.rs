@@ -37,6 +37,7 @@ pub mod metrics;
 mod pages;
 mod reset;
 pub mod route;
+mod said;
 pub mod streams;
 pub mod table;
 mod watch;
@@ -54,6 +55,7 @@ struct Gateway {
     metrics: metrics::Metrics,
     /// Grows when tables or trust change: whatever is live is then checked again.
     changes: watched::Sender<u64>,
+    said: said::Said,
     draining: CancellationToken,
     stopping: CancellationToken,
 }
@@ -72,6 +74,7 @@ impl Gateway {
             limits: limits::Limits::new(config.limits.clone()),
             metrics,
             changes: watched::channel(0).0,
+            said: said::Said::default(),
             draining: process.drain.clone(),
             stopping: process.stop.clone(),
         }

@@ -56,7 +56,9 @@ async fn tunnel(gateway: Arc<Gateway>, incoming: Incoming, slot: Slot, tasks: Ta
         Ok(tunnel) => tunnel,
         Err(error) => {
             gateway.metrics.handshake_failed(error.reason);
-            tracing::info!(%remote, %error, "handshake failed");
+            if let Some(left_out) = gateway.said.again(error.reason, clock::monotonic()) {
+                tracing::info!(%remote, %error, left_out, "handshake failed");
+            }
             return;
         }
     };
@@ -140,5 +142,7 @@ async fn turn_away(gateway: &Gateway, mut tunnel: Tunnel, refusal: &Refusal) {
     if answered.await.is_err() {
         tunnel.cut();
     }
-    tracing::info!(peer = %tunnel.peer().id(), remote = %tunnel.remote(), %refusal, "tunnel turned away");
+    if let Some(left_out) = gateway.said.again(refusal.code.as_str(), clock::monotonic()) {
+        tracing::info!(peer = %tunnel.peer().id(), remote = %tunnel.remote(), %refusal, left_out, "tunnel turned away");
+    }
 }

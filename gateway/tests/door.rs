@@ -226,6 +226,21 @@ async fn a_link_with_too_many_tunnels_is_told_so_and_another_is_not() {
 }
 
 #[tokio::test]
+async fn when_all_tunnels_are_taken_a_newcomer_is_dropped_unseen_and_counted() {
+    let limits = LimitsConfig { tunnels: 1, ..LimitsConfig::default() };
+    let door = Door::with(limits).await;
+    for transport in BOTH {
+        let (first, second) = (door.knocker("west", BOTH[0]), door.knocker("west", transport));
+        assert_eq!(first.open("shop/none:80").await.map(|o| o.opened).unwrap_err().code, Code::NotExported);
+        assert!(second.open("shop/none:80").await.is_err());
+        let refused = "hawser_gateway_tunnels_refused_total 0";
+        assert!(!door.metrics().contains(refused));
+        drop((first, second));
+        until("the first tunnel to end", || door.page("/peers")["peers"][0]["tunnels"] == 0).await;
+    }
+}
+
+#[tokio::test]
 async fn draining_opens_nothing_new_lets_streams_live_until_the_deadline_and_then_cuts() {
     for transport in BOTH {
         let a = Endpoint0::start("a").await;
