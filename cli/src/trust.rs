@@ -43,7 +43,7 @@ pub(crate) enum Trust {
     Request {
         /// The cluster.
         cluster: ClusterName,
-        /// Its trust domain, <cluster>.<fabric domain>.
+        /// Its trust domain: the cluster and the fabric domain, such as west.example.org.
         #[arg(long, value_name = "DOMAIN")]
         trust_domain: TrustDomain,
         #[command(flatten)]

@@ -65,7 +65,7 @@ pub struct CatalogServer {
     pub sessions: Sessions,
 }
 
-/// Sessions by trust domain; one that is there holds a [`Seat`].
+/// Sessions by trust domain; one that is there holds a `Seat`.
 #[derive(Debug, Clone, Default)]
 pub struct Sessions(Arc<Mutex<BTreeMap<TrustDomain, usize>>>);
 
