@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hawser_api::ServicePort;
-use hawser_tunnel::sealed::{self, Accepted};
+use hawser_tunnel::sealed::{self, Accepted, carry_stream};
 use hawser_tunnel::testing::{Pki, id};
 use hawser_tunnel::tls::{Credentials, Expect};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -37,9 +37,10 @@ fn main() {
     idle(&ends);
     println!("{:<24} {:>8} {:>16} {:>16}", "", "Gb/s", "send s/GB", "receive s/GB");
     let only = std::env::args().nth(2).unwrap_or_default();
-    let rows: [(_, _, Row); 4] = [
+    let rows: [(_, _, Row); 5] = [
         ("sealed stream", Tls::Ours, stream),
         ("sealed relay", Tls::Ours, relay),
+        ("shared session relay", Tls::Shared, relay),
         ("tokio-rustls stream", Tls::TokioRustls, stream),
         ("tokio-rustls relay", Tls::TokioRustls, relay),
     ];
@@ -104,6 +105,8 @@ fn report(name: &str, bytes: usize, (took, send, receive): Took) {
 #[derive(Clone, Copy)]
 enum Tls {
     Ours,
+    /// Ours, and the bytes as one HTTP/2 stream of a shared session.
+    Shared,
     TokioRustls,
 }
 
@@ -154,6 +157,30 @@ impl Ends {
             }
             Accepted::Shared(_) => panic!("a shared session"),
         }
+    }
+
+    async fn carry_shared(&self, to: SocketAddr, app: TcpStream) {
+        let expect = Expect::Identities(Arc::new([id("west", "/ns/shop/sa/checkout")]));
+        let keepalive = Duration::from_secs(60);
+        let shared = sealed::connect_shared(dial(to).await.into(), &self.client, &expect, keepalive).await;
+        let (client, driver) = shared.unwrap();
+        tokio::spawn(driver);
+        let request = http::Request::connect("checkout.shop:80").body(()).unwrap();
+        let mut requests = client.requests.ready().await.unwrap();
+        let (response, send) = requests.send_request(request, false).unwrap();
+        let recv = response.await.unwrap().into_body();
+        carry_stream(send, recv, app, Bytes::new(), Arc::default(), CancellationToken::new()).await;
+    }
+
+    async fn accept_shared(&self, socket: TcpStream, app: TcpStream) {
+        let accepted = sealed::accept(socket.into(), &self.server, Duration::from_secs(5)).await.unwrap();
+        let Accepted::Shared(mut server) = accepted else { panic!("a dedicated session") };
+        let (request, mut respond) = server.connection.accept().await.unwrap().unwrap();
+        let send = respond.send_response(http::Response::new(()), false).unwrap();
+        let recv = request.into_body();
+        let carry = carry_stream(send, recv, app, Bytes::new(), Arc::default(), CancellationToken::new());
+        let serve = async { while let Some(Ok(_)) = server.connection.accept().await {} };
+        tokio::join!(carry, serve);
     }
 
     async fn plain_connect(&self, to: SocketAddr) -> tokio_rustls::client::TlsStream<TcpStream> {
@@ -230,7 +257,7 @@ fn stream(ends: &Ends, tls: Tls, bytes: usize) -> Took {
     let near = ends.clone();
     let sender = part("sender", move || async move {
         match tls {
-            Tls::Ours => write(near.connect(address).await.into_stream(), bytes).await,
+            Tls::Ours | Tls::Shared => write(near.connect(address).await.into_stream(), bytes).await,
             Tls::TokioRustls => write(near.plain_connect(address).await, bytes).await,
         }
     });
@@ -238,7 +265,7 @@ fn stream(ends: &Ends, tls: Tls, bytes: usize) -> Took {
     let receiver = part("receiver", move || async move {
         let socket = take(listener).await;
         match tls {
-            Tls::Ours => read(far.accept(socket).await.into_stream(), bytes).await,
+            Tls::Ours | Tls::Shared => read(far.accept(socket).await.into_stream(), bytes).await,
             Tls::TokioRustls => read(far.plain_accept(socket).await, bytes).await,
         }
     });
@@ -254,6 +281,7 @@ fn relay(ends: &Ends, tls: Tls, bytes: usize) -> Took {
         let mut app = take(app).await;
         match tls {
             Tls::Ours => carry(near.connect(inner_address).await, app).await,
+            Tls::Shared => near.carry_shared(inner_address, app).await,
             Tls::TokioRustls => {
                 copy_bidirectional(&mut app, &mut near.plain_connect(inner_address).await).await.unwrap();
             }
@@ -265,6 +293,7 @@ fn relay(ends: &Ends, tls: Tls, bytes: usize) -> Took {
         let mut app = dial(sink_address).await;
         match tls {
             Tls::Ours => carry(far.accept(socket).await, app).await,
+            Tls::Shared => far.accept_shared(socket, app).await,
             Tls::TokioRustls => {
                 copy_bidirectional(&mut far.plain_accept(socket).await, &mut app).await.unwrap();
             }

@@ -70,6 +70,11 @@ impl Dedicated {
         in_time(tell).await
     }
 
+    #[cfg(test)]
+    pub(crate) fn records(&mut self) -> &mut super::record::Records {
+        &mut self.stream.records
+    }
+
     /// The bytes of the session, for who has them elsewhere than in a socket.
     pub fn into_stream(self) -> SealedStream {
         self.stream

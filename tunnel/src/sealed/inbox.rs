@@ -33,16 +33,14 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    /// Starts with ciphertext that was read together with the handshake.
+    /// Starts with ciphertext that was read together with the handshake: less than one of its reads.
     pub(crate) fn with(received: &[u8]) -> Self {
         let mut inbox = Self::default();
         if !received.is_empty() {
-            let mut buffer = Buffer::sized(received.len() > SMALL);
-            // The handshake reads less than a small buffer at a time.
-            let count = received.len().min(buffer.bytes.len());
+            let mut buffer = Buffer::small();
             buffer.bytes.iter_mut().zip(received).for_each(|(slot, byte)| *slot = *byte);
+            inbox.sealed = 0..received.len().min(buffer.bytes.len());
             inbox.buffer = Some(buffer);
-            inbox.sealed = 0..count;
         }
         inbox
     }

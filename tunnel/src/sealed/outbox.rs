@@ -56,6 +56,9 @@ impl Outbox {
 
     fn put_some(&mut self, records: &mut Records, data: &[u8]) -> Result<usize, RecordError> {
         if self.open == 0 && records.key_update_due() {
+            if self.room().len() < KEY_UPDATE + HEADER + TAIL {
+                return Ok(0);
+            }
             self.key_update(records)?;
         }
         let whole = data.get(..PAYLOAD_MAX).filter(|_| self.open == 0);
@@ -105,7 +108,8 @@ impl Outbox {
         while left > 0 {
             self.open = left.min(PAYLOAD_MAX);
             left -= self.open;
-            self.seal(records).map_err(broken)?;
+            // Without a key update in between: the next payload lies right behind. A key lasts longer than a batch.
+            self.seal_open(records).map_err(broken)?;
         }
         Ok(read)
     }
@@ -122,6 +126,10 @@ impl Outbox {
             buffer.bytes.copy_within(record, self.end + KEY_UPDATE);
             self.control(KEY_UPDATE, |room| records.seal_key_update(room))?;
         }
+        self.seal_open(records)
+    }
+
+    fn seal_open(&mut self, records: &mut Records) -> Result<(), RecordError> {
         let length = HEADER + self.open + TAIL;
         self.open = 0;
         self.control(length, |room| records.seal(room))

@@ -175,6 +175,12 @@ impl Records {
         })
     }
 
+    /// Changes the sending key after so many records.
+    #[cfg(test)]
+    pub(crate) fn change_keys_after(&mut self, records: u64) {
+        self.key_life = records;
+    }
+
     /// Opens the first record of `input` in place; `None` when it is not all there.
     pub fn open(&mut self, input: &mut [u8]) -> Result<Option<Opened>, RecordError> {
         match self.over {
@@ -289,22 +295,32 @@ impl Records {
         self.owes_key_update || self.tx.sequence >= self.key_life
     }
 
-    /// Seals a `KeyUpdate` and changes our key. `record` is [`KEY_UPDATE`] bytes.
+    /// Seals a `KeyUpdate` and changes our key. `record` is `KEY_UPDATE` bytes.
     pub fn seal_key_update(&mut self, record: &mut [u8]) -> Result<(), RecordError> {
         // update_not_requested: the peer watches its own keys.
-        put(record, &[HANDSHAKE_KEY_UPDATE, 0, 0, 1, 0])?;
+        self.seal_update(record, 0)
+    }
+
+    /// The same, asking for the peer's in turn.
+    #[cfg(test)]
+    pub(crate) fn seal_key_update_asking(&mut self, record: &mut [u8]) -> Result<(), RecordError> {
+        self.seal_update(record, 1)
+    }
+
+    fn seal_update(&mut self, record: &mut [u8], request: u8) -> Result<(), RecordError> {
+        put(record, &[HANDSHAKE_KEY_UPDATE, 0, 0, 1, request])?;
         self.seal_kind(record, TYPE_HANDSHAKE)?;
         self.tx = Direction::new(self.keys.next_tx()?)?;
         self.owes_key_update = false;
         Ok(())
     }
 
-    /// Seals in place: the payload lies between [`HEADER`] and [`TAIL`] bytes of room.
+    /// Seals in place: the payload lies between `HEADER` and `TAIL` bytes of room.
     pub fn seal(&mut self, record: &mut [u8]) -> Result<(), RecordError> {
         self.seal_kind(record, TYPE_DATA)
     }
 
-    /// Seals `payload` into `record`, which is [`HEADER`] + [`TAIL`] bytes longer; saves a copy where the payload is
+    /// Seals `payload` into `record`, which is `HEADER` + `TAIL` bytes longer; saves a copy where the payload is
     /// not ours to overwrite.
     pub fn seal_from(&mut self, payload: &[u8], record: &mut [u8]) -> Result<(), RecordError> {
         let header = write_header(record)?;
@@ -317,13 +333,13 @@ impl Records {
             .map_err(|_| RecordError::Exhausted)
     }
 
-    /// Seals close_notify into [`ALERT`] bytes. Nothing may be sealed behind it.
+    /// Seals close_notify into `ALERT` bytes. Nothing may be sealed behind it.
     pub fn seal_close(&mut self, record: &mut [u8]) -> Result<(), RecordError> {
         put(record, &[1, ALERT_CLOSE_NOTIFY])?;
         self.seal_kind(record, TYPE_ALERT)
     }
 
-    /// Seals a fatal alert into [`ALERT`] bytes. Nothing may be sealed behind it.
+    /// Seals a fatal alert into `ALERT` bytes. Nothing may be sealed behind it.
     pub fn seal_alert(&mut self, alert: u8, record: &mut [u8]) -> Result<(), RecordError> {
         put(record, &[2, alert])?;
         self.seal_kind(record, TYPE_ALERT)

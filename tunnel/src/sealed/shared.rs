@@ -121,7 +121,10 @@ pub(super) async fn server(stream: SealedStream, peer: VerifiedPeer) -> Result<S
         .max_send_buffer_size(SEND_BUFFER)
         .handshake(stream)
         .await
-        .map_err(|error| HandshakeError { reason: "protocol", detail: format!("HTTP/2: {error}") })?;
+        .map_err(|error| {
+            let reason = if error.is_io() { "io" } else { "protocol" };
+            HandshakeError { reason, detail: format!("HTTP/2: {error}") }
+        })?;
     Ok(SharedServer { peer, connection })
 }
 

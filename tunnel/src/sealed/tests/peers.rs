@@ -74,6 +74,36 @@ async fn a_rustls_client_and_we_exchange_megabytes() {
 }
 
 #[tokio::test]
+async fn keys_wear_out_in_the_middle_of_a_transfer_and_nothing_is_lost() {
+    for life in [1, 2, 7] {
+        let (mut ours, theirs) = our_client().await;
+        ours.records.change_keys_after(life);
+        both_ways((ours, theirs)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_rustls_peer_asks_for_new_keys_while_a_record_of_ours_is_open() {
+    let (mut ours, mut theirs) = our_server().await;
+    for round in 0..40_u8 {
+        // Not flushed: the record stays open while the request for new keys comes.
+        ours.write_all(&[round; 10]).await.unwrap();
+        let tokio_rustls::TlsStream::Client(stream) = &mut theirs else { panic!("a server") };
+        stream.get_mut().1.refresh_traffic_keys().unwrap();
+        theirs.write_all(&[round; 20]).await.unwrap();
+        theirs.flush().await.unwrap();
+        let mut heard = [0; 20];
+        in_time(ours.read_exact(&mut heard)).await.unwrap();
+        assert_eq!(heard, [round; 20]);
+        ours.write_all(&[round; 5]).await.unwrap();
+        ours.flush().await.unwrap();
+        let mut heard = [0; 15];
+        in_time(theirs.read_exact(&mut heard)).await.unwrap();
+        assert_eq!(heard, [round; 15]);
+    }
+}
+
+#[tokio::test]
 async fn a_stream_that_is_cut_short_is_an_error_and_not_an_end() {
     for ((mut ours, mut theirs), half) in [(our_client().await, true), (our_server().await, false)] {
         theirs.write_all(b"whole").await.unwrap();

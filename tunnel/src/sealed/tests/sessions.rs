@@ -62,6 +62,30 @@ async fn a_dedicated_session_carries_both_ways_and_passes_each_end_on() {
 }
 
 #[tokio::test]
+async fn keys_are_changed_while_applications_exchange_megabytes() {
+    let (mut near, mut far) = Ends::new().dedicated().await;
+    near.records().change_keys_after(2);
+    far.records().change_keys_after(5);
+    let ((client, client_app), (server, server_app)) = (tcp_pair().await, tcp_pair().await);
+    tokio::spawn(near.relay(client_app, Bytes::new(), Arc::default(), CancellationToken::new()));
+    tokio::spawn(far.relay(server_app, Bytes::new(), Arc::default(), CancellationToken::new()));
+    let text = noise(8_000_000);
+    let ((mut client_read, mut client_write), (mut server_read, mut server_write)) =
+        (client.into_split(), server.into_split());
+    let say = async {
+        client_write.write_all(&text).await.unwrap();
+        client_write.shutdown().await.unwrap();
+    };
+    let echo = async {
+        tokio::io::copy(&mut server_read, &mut server_write).await.unwrap();
+        server_write.shutdown().await.unwrap();
+    };
+    let mut got = Vec::new();
+    in_time(async { tokio::join!(say, echo, client_read.read_to_end(&mut got)) }).await.2.unwrap();
+    assert!(got == text);
+}
+
+#[tokio::test]
 async fn an_applications_reset_arrives_as_a_reset() {
     let Carried { mut client, mut server, near, far, .. } = carried(b"").await;
     client.write_all(b"x").await.unwrap();
@@ -174,4 +198,36 @@ async fn a_reset_after_one_direction_has_ended_is_still_a_reset() {
         }
     };
     in_time(write).await;
+}
+
+#[tokio::test]
+async fn requests_for_new_keys_while_nothing_can_be_sent_are_answered_once() {
+    let (near, far) = Ends::new().dedicated().await;
+    let (mut near, mut far) = (near.into_stream(), far.into_stream());
+    // Our end is blocked: the other reads nothing.
+    let block = noise(1 << 20);
+    let full = async {
+        loop {
+            near.write_all(&block).await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_millis(300), full).await.unwrap_err();
+    for round in 0..100_u8 {
+        let mut update = [0; record::KEY_UPDATE];
+        far.records.seal_key_update_asking(&mut update).unwrap();
+        let TunnelStream::Tcp { socket, .. } = &mut far.stream else { panic!("not over TCP") };
+        socket.write_all(&update).await.unwrap();
+        far.write_all(&[round]).await.unwrap();
+        far.flush().await.unwrap();
+        assert_eq!(in_time(near.read_u8()).await.unwrap(), round);
+        let blocked = tokio::time::timeout(Duration::from_millis(1), near.write(&block)).await;
+        assert!(!matches!(blocked, Ok(Err(_))), "{blocked:?}");
+    }
+    // And once the other end reads, all is well.
+    let read = async {
+        let mut sink = vec![0; 1 << 20];
+        while far.read(&mut sink).await.unwrap() > 0 {}
+    };
+    let close = async { near.shutdown().await.unwrap() };
+    in_time(async { tokio::join!(read, close) }).await;
 }
