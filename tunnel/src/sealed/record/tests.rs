@@ -126,7 +126,7 @@ fn feed(peer: &mut Connection, mut sealed: &[u8]) -> Result<Vec<u8>, rustls::Err
     while !sealed.is_empty() {
         peer.read_tls(&mut sealed).unwrap();
         peer.process_new_packets()?;
-        // WouldBlock and an end without close_notify are what the callers check for by other means.
+        // Its errors are what the callers check for by other means.
         let _ = peer.reader().read_to_end(&mut data);
     }
     Ok(data)
@@ -281,7 +281,6 @@ fn a_record_is_opened_when_its_last_byte_is_there_and_not_before() {
         got.extend(open_all(&mut to, &mut received).unwrap().0);
     }
     assert_eq!(got, b"firstsecond");
-    // And cut in two at each place.
     for cut in 0..=whole.len() {
         let (mut to, mut from) = ours(TLS13_CHACHA20_POLY1305_SHA256);
         let whole = [data(&mut from, b"first"), data(&mut from, b"second")].concat();
@@ -430,8 +429,7 @@ fn a_flood_of_records_without_data_is_refused_and_a_few_are_not() {
     for make in kinds {
         let (mut to, mut from) = ours(TLS13_AES_128_GCM_SHA256);
         for _ in 0..3 {
-            // Data in between starts the count again.
-            for _ in 0..QUIET_MAX {
+                for _ in 0..QUIET_MAX {
                 assert_eq!(to.open(&mut make(&mut from)).unwrap().unwrap().event, Event::Quiet);
             }
             let mut text = data(&mut from, b"x");
