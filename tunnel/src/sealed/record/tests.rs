@@ -429,7 +429,7 @@ fn a_flood_of_records_without_data_is_refused_and_a_few_are_not() {
     for make in kinds {
         let (mut to, mut from) = ours(TLS13_AES_128_GCM_SHA256);
         for _ in 0..3 {
-                for _ in 0..QUIET_MAX {
+            for _ in 0..QUIET_MAX {
                 assert_eq!(to.open(&mut make(&mut from)).unwrap().unwrap().event, Event::Quiet);
             }
             let mut text = data(&mut from, b"x");
