@@ -1,3 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| hawser_fuzz::control::last_known(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    hawser_fuzz::control::last_known(data);
+});

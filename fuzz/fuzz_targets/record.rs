@@ -1,3 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| hawser_fuzz::wire::record(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    hawser_fuzz::wire::record(data);
+});

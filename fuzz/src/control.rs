@@ -29,7 +29,7 @@ fn messages(data: &[u8]) -> (Vec<bytes::Bytes>, BytesMut) {
 }
 
 /// Messages and what is left make the body again; requests that pass the check decode to no more than it says.
-pub fn grpc(data: &[u8]) {
+pub fn grpc(data: &[u8]) -> bool {
     let (found, left) = messages(data);
     let mut again = Vec::new();
     for message in &found {
@@ -45,18 +45,19 @@ pub fn grpc(data: &[u8]) {
     }
     again.extend_from_slice(&left);
     assert_eq!(again, data);
+    !found.is_empty()
 }
 
 /// A peer that sends one update after another gets us to believe only what is of its own trust domain, within bounds,
 /// and the same again says nothing new.
-pub fn catalog(data: &[u8]) {
+pub fn catalog(data: &[u8]) -> bool {
     let domain: TrustDomain = "east.hawser.test".parse().expect("a trust domain");
     let mut known = Catalog::default();
     for message in messages(data).0 {
         if check_update(&message).is_err() {
-            return;
+            return false;
         }
-        let Ok(update) = Update::decode(message) else { return };
+        let Ok(update) = Update::decode(message) else { return false };
         assert!(update.changed.len() <= SERVICES_MAX && update.removed.len() <= SERVICES_MAX);
         for service in &update.changed {
             assert!(service.ports.len() <= PORTS_MAX && service.identities.len() <= IDENTITIES_MAX);
@@ -68,6 +69,7 @@ pub fn catalog(data: &[u8]) {
         assert_eq!(again.refused, known.refused);
         assert_eq!(again.region, known.region);
     }
+    !known.offers.is_empty()
 }
 
 fn believable(known: &Catalog, domain: &TrustDomain) {
@@ -88,15 +90,18 @@ fn believable(known: &Catalog, domain: &TrustDomain) {
 
 /// A file that is read says the same when it is written and read again. The bytes are tried as a file, and as the body
 /// of one whose checksum is right, which no fuzzer would find.
-pub fn last_known(data: &[u8]) {
+pub fn last_known(data: &[u8]) -> bool {
     let sum = data
         .iter()
         .fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let mut taken = false;
     for content in [data.to_vec(), [b"HAWSERT1", &sum.to_be_bytes()[..], data].concat()] {
         let Some(table) = decode_last_known(&content) else { continue };
         assert_eq!(table.version, 0);
         assert!(table.resources.iter().all(|(key, resource)| *key == resource.key && resource.kind.is_some()));
         let again = decode_last_known(&encode_last_known(&table)).expect("our own file");
         assert_eq!(again.resources, table.resources);
+        taken |= !table.resources.is_empty();
     }
+    taken
 }

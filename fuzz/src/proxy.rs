@@ -13,7 +13,7 @@ use hawser_proxy::table::{Destination, Port, SessionMode, Tables};
 use super::ready;
 
 /// More bytes never change a decision, and a full look always decides.
-pub fn detect(data: &[u8]) {
+pub fn detect(data: &[u8]) -> bool {
     let seen = data.get(..PEEK_MAX).unwrap_or(data);
     let decided = look(seen);
     assert!(decided.is_some() || seen.len() < PEEK_MAX);
@@ -24,41 +24,46 @@ pub fn detect(data: &[u8]) {
         let early = look(&seen[..end]);
         assert!(early.is_none() || early == decided, "{early:?} after {end} bytes, then {decided:?}");
     }
+    matches!(decided, Some(Protocol::Http1 | Protocol::Http2))
 }
 
 /// Any message is answered within its limit, to whoever asked, or not at all; and an answer is never answered.
-pub fn dns(data: &[u8]) {
+pub fn dns(data: &[u8]) -> bool {
     static ZONE: OnceLock<Zone> = OnceLock::new();
     let zone = ZONE.get_or_init(|| {
         let (tables, bound) = destinations();
         Zone::new(tables, bound, IpAddr::V4(Ipv4Addr::LOCALHOST))
     });
+    let mut answered = false;
     for udp in [true, false] {
         let Some(answer) = respond(zone, data, udp) else { continue };
         assert!(answer.len() >= 12 && answer.len() <= if udp { 1232 } else { usize::from(u16::MAX) });
         assert_eq!(answer.get(..2), data.get(..2), "an answer to somebody else");
         assert_ne!(answer[2] & 0x80, 0, "not an answer");
         assert_eq!(respond(zone, &answer, udp), None, "an answer to an answer");
+        // The last four bits of the flags: 0 is NOERROR.
+        answered |= answer[3] & 0xf == 0;
     }
+    answered
 }
 
 /// A request counts only when it is whole, what the client hears before it is one method selection, and what is found
 /// is what the tables have.
-pub fn socks(data: &[u8]) {
+pub fn socks(data: &[u8]) -> bool {
     let mut said = Vec::new();
     let mut left = data;
     let asked = ready(handshake(&mut tokio::io::join(&mut left, &mut said)));
     let consumed = data.len() - left.len();
     assert!(consumed <= 520, "{consumed} bytes of one request");
     assert!(said.is_empty() || said == [5, 0] || said == [5, 0xff]);
-    let Ok((host, port)) = asked else { return };
+    let Ok((host, port)) = asked else { return false };
     assert_eq!(said, [5, 0]);
     let cut = ready(handshake(&mut tokio::io::join(&data[..consumed - 1], Vec::new())));
     assert_eq!(cut, Err(Stop::Close));
     let (tables, bound) = destinations();
-    if let Ok((destination, number)) = find(tables, bound, &host, port) {
-        assert!(destination.ports.iter().any(|p| p.number == number && !p.udp));
-    }
+    let Ok((destination, number)) = find(tables, bound, &host, port) else { return false };
+    assert!(destination.ports.iter().any(|p| p.number == number && !p.udp));
+    true
 }
 
 /// Two services, one with a stand-in for a port that could not be bound.

@@ -14,7 +14,7 @@ use rustls_pki_types::CertificateDer;
 use super::ready;
 
 /// Frames and what is left of the input make the input again, and no frame is longer than allowed.
-pub fn frame(data: &[u8]) {
+pub fn frame(data: &[u8]) -> bool {
     let mut left = BytesMut::from(data);
     let mut again = Vec::new();
     loop {
@@ -27,6 +27,7 @@ pub fn frame(data: &[u8]) {
     }
     again.extend(&left);
     assert_eq!(again, data);
+    left.len() < data.len()
 }
 
 fn payload(frame: &[u8]) -> BytesMut {
@@ -37,10 +38,13 @@ fn payload(frame: &[u8]) -> BytesMut {
 }
 
 /// An open that is accepted says the same when it is written again; one that is refused says what to do.
-pub fn open(data: &[u8]) {
+pub fn open(data: &[u8]) -> bool {
     let mut request = match OpenRequest::from_payload(data) {
         Ok(request) => request,
-        Err(refusal) => return assert!(!refusal.remedy.is_empty()),
+        Err(refusal) => {
+            assert!(!refusal.remedy.is_empty());
+            return false;
+        }
     };
     let frame = request.to_frame().expect("what was accepted is within the limits");
     let mut again = OpenRequest::from_payload(&payload(&frame)).expect("what was accepted is accepted again");
@@ -48,10 +52,11 @@ pub fn open(data: &[u8]) {
     request.avoid.sort();
     again.avoid.sort();
     assert_eq!(again, request);
+    true
 }
 
 /// An answer, yes or no, says the same when it is written again.
-pub fn answer(data: &[u8]) {
+pub fn answer(data: &[u8]) -> bool {
     let read = read_answer(data);
     let frame = match &read {
         Ok(opened) => opened.to_frame(),
@@ -59,43 +64,46 @@ pub fn answer(data: &[u8]) {
     };
     let frame = frame.expect("what was read is within the limits");
     assert_eq!(read_answer(&payload(&frame)), read);
+    read.is_ok()
 }
 
 /// A preface that is accepted was written in the only way there is; a refusal survives being written again.
-pub fn preface(data: &[u8]) {
-    if let Ok(target) = ready(fuzzing::asked(data)) {
-        let wire = ready(fuzzing::ask(&target)).expect("what was accepted is short enough");
+pub fn preface(data: &[u8]) -> bool {
+    let asked = ready(fuzzing::asked(data));
+    if let Ok(target) = &asked {
+        let wire = ready(fuzzing::ask(target)).expect("what was accepted is short enough");
         assert_eq!(data.get(..wire.len()), Some(&wire[..]), "two spellings of {target}");
     }
     if let Ok(Err(refusal)) = ready(fuzzing::answer(data)) {
         let wire = ready(fuzzing::refuse(&refusal)).expect("what was accepted is short enough");
         assert_eq!(ready(fuzzing::answer(&wire)).expect("what was written is read"), Err(refusal));
     }
+    asked.is_ok()
 }
 
 /// First byte: our role, and whether the rest is a stream of an attacker without keys or a script for a hostile peer
 /// with them. Nothing is opened that was not sealed, in order, and an error is for ever.
-pub fn record(data: &[u8]) {
-    let Some((mode, rest)) = data.split_first() else { return };
+pub fn record(data: &[u8]) -> bool {
+    let Some((mode, rest)) = data.split_first() else { return false };
     let mut ours = fuzzing::known(mode & 1 == 0).expect("the keys fit");
     if mode & 2 == 0 {
         let mut bytes = rest.to_vec();
         assert_eq!(open_all(&mut ours, &mut bytes).data, b"", "bytes without a seal came through");
-        return;
+        return false;
     }
     let mut peer = fuzzing::known(mode & 1 != 0).expect("the keys fit");
     let mut said = Said::default();
     script(rest, &mut peer, &mut said);
     let got = open_all(&mut ours, &mut said.wire);
     if said.odd {
-        return;
-    }
-    if said.tampered {
+        // What comes of it is the parser's to say.
+    } else if said.tampered {
         assert!(said.data.starts_with(&got.data), "changed bytes came through");
     } else {
         assert_eq!(got.data, said.data);
         assert_eq!(got.error, None);
     }
+    !got.data.is_empty()
 }
 
 /// What a scripted peer sends.
@@ -104,7 +112,7 @@ struct Said {
     wire: Vec<u8>,
     data: Vec<u8>,
     tampered: bool,
-    // It sent records of its own making: what comes of them is the parser's to say.
+    // It sent records of its own making.
     odd: bool,
 }
 
@@ -193,7 +201,7 @@ const CERTIFIED: [&str; 2] =
 const NOW: Duration = Duration::from_secs(2_000_000_000);
 
 /// Blocks of two bytes length (big endian) and a certificate: no chain proves anything but what the authority signed.
-pub fn chain(data: &[u8]) {
+pub fn chain(data: &[u8]) -> bool {
     let mut certificates = Vec::new();
     let mut left = data;
     while let [high, low, rest @ ..] = left {
@@ -204,7 +212,8 @@ pub fn chain(data: &[u8]) {
     let now: SystemTime = UNIX_EPOCH + NOW;
     let domain: TrustDomain = "east.hawser.test".parse().expect("a trust domain");
     let anchors = [Anchor::read(ROOT, &domain).expect("the authority")];
-    if let Ok(svid) = verify(&certificates, now, |asked| (*asked == domain).then_some(&anchors[..])) {
+    let proved = verify(&certificates, now, |asked| (*asked == domain).then_some(&anchors[..]));
+    if let Ok(svid) = &proved {
         assert!(CERTIFIED.contains(&svid.id.as_str()), "{} was proved", svid.id);
         assert!(svid.holds(now));
         assert_eq!(svid.anchor, anchors[0].fingerprint());
@@ -218,4 +227,5 @@ pub fn chain(data: &[u8]) {
             let _ = verify(&certificates, now, |_| Some(std::slice::from_ref(&anchor)));
         }
     }
+    proved.is_ok()
 }
