@@ -83,7 +83,10 @@ impl Client {
     /// Runs until dropped.
     pub async fn run(self) {
         let (heard, lease) = watch::channel(LEASE);
+        // In this order: where this process itself was held up, what has come meanwhile is heard before a lease that ran
+        // out meanwhile is called over.
         tokio::select! {
+            biased;
             () = self.sessions(&heard) => {}
             () = self.lease(lease) => {}
         }
@@ -92,9 +95,7 @@ impl Client {
     /// Alive as long as something is heard within the lease. At the start what is on disk is believed for one lease,
     /// counted from when we are somebody: nothing can be heard before.
     async fn lease(&self, mut heard: watch::Receiver<Duration>) {
-        let mut generation = self.credentials.generation();
-        let somebody = async { while self.credentials.identity().is_none() && generation.changed().await.is_ok() {} };
-        let _ = tokio::time::timeout(CONNECT, somebody).await;
+        let _ = tokio::time::timeout(CONNECT, super::somebody(&self.credentials)).await;
         loop {
             let lease = *heard.borrow_and_update();
             match tokio::time::timeout(lease, heard.changed()).await {
@@ -123,6 +124,7 @@ impl Client {
     }
 
     async fn sessions(&self, heard: &watch::Sender<Duration>) {
+        super::somebody(&self.credentials).await;
         let mut first = 0;
         let mut pause = PAUSE.start;
         loop {
@@ -134,7 +136,7 @@ impl Client {
                 }
                 Err(trouble) => trouble,
             };
-            self.trouble(Some(trouble));
+            self.trouble(trouble);
             // The next try begins with the next gateway.
             first = (first + 1) % self.paths.len().max(1);
             tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
@@ -142,15 +144,16 @@ impl Client {
         }
     }
 
-    fn trouble(&self, trouble: Option<Refusal>) {
+    /// Told once, and again when it becomes another: each gateway in turn gives its own words for the same thing.
+    fn trouble(&self, trouble: Refusal) {
         self.store.update_peer(clock::millis(clock::now()), &self.peer, |peer| {
-            let changed = peer.trouble != trouble;
-            if let Some(trouble) = trouble.as_ref().filter(|_| changed) {
-                tracing::warn!(cluster = %self.peer, code = %trouble.code, hint = %trouble.remedy,
-                    "no catalog: {}", trouble.message);
+            if peer.trouble.as_ref().is_some_and(|known| known.code == trouble.code) {
+                return false;
             }
-            peer.trouble = trouble;
-            changed
+            tracing::warn!(cluster = %self.peer, code = %trouble.code, hint = %trouble.remedy,
+                "no catalog: {}", trouble.message);
+            peer.trouble = Some(trouble);
+            true
         });
     }
 
@@ -244,16 +247,18 @@ impl Client {
         let mut pending: Vec<Update> = Vec::new();
         let mut version = 0;
         loop {
+            // In this order, for the same reason: the driver brings what has come, and only then is there silence.
             let next = tokio::select! {
-                next = tokio::time::timeout(SILENCE, updates.next::<Update>()) => next,
+                biased;
                 () = &mut driver => return unreachable(&self.peer, "the session with its catalog ended"),
+                next = updates.next::<Update>() => next,
                 () = &mut acknowledge => continue,
+                () = tokio::time::sleep(SILENCE) => return unreachable(&self.peer, "its catalog fell silent"),
             };
             let mut update = match next {
-                Err(_) => return unreachable(&self.peer, "its catalog fell silent"),
-                Ok(Err(error)) => return self.broken(&error),
-                Ok(Ok(None)) => return self.broken(&updates.status().await),
-                Ok(Ok(Some(update))) => update,
+                Err(error) => return self.broken(&error),
+                Ok(None) => return self.broken(&updates.status().await),
+                Ok(Some(update)) => update,
             };
             let (more, lease) = (update.more, lease(update.lease_ms));
             if update.version < version && !update.snapshot {
@@ -281,10 +286,14 @@ impl Client {
     fn take(&self, updates: Vec<Update>) {
         let now = clock::millis(clock::now());
         let domain = &self.domain;
-        let nothing = |update: &Update| !update.snapshot && update.changed.is_empty() && update.removed.is_empty();
         self.store.update_peer(now, &self.peer, |peer| {
+            let nothing = |update: &Update| {
+                let services = update.snapshot || !update.changed.is_empty() || !update.removed.is_empty();
+                !services && (update.region.is_empty() || update.region == peer.catalog.region)
+            };
+            let heartbeat = updates.iter().all(nothing);
             let mut changed = peer.trouble.take().is_some();
-            if !updates.iter().all(nothing) {
+            if !heartbeat {
                 let next =
                     updates.iter().fold(peer.catalog.as_ref().clone(), |known, u| accept::update(&known, u, domain));
                 changed |= next != *peer.catalog;

@@ -7,6 +7,7 @@ use hawser_api::objects::Link;
 use hawser_api::{ClusterName, Namespace};
 use hawser_runtime::clock;
 use hawser_tunnel::pool::{Dialer, GatewayPath, Probe};
+use hawser_tunnel::tls::Credentials;
 
 use crate::metrics::Metrics;
 use crate::world::{GatewayState, Store};
@@ -33,7 +34,8 @@ pub fn paths(cluster: &ClusterName, link: &Link) -> Vec<GatewayPath> {
 }
 
 /// Runs until dropped.
-pub async fn run(paths: Vec<GatewayPath>, dialer: Dialer, store: Store, metrics: Metrics) {
+pub async fn run(paths: Vec<GatewayPath>, credentials: Credentials, dialer: Dialer, store: Store, metrics: Metrics) {
+    super::somebody(&credentials).await;
     join_all(paths.into_iter().map(|path| one(path, dialer.clone(), store.clone(), metrics.clone()))).await;
 }
 

@@ -113,7 +113,13 @@ impl Links {
             metrics: self.metrics.clone(),
             plans: self.plans.clone(),
         };
-        let probes = gateways::run(paths, self.dialer.clone(), self.store.clone(), self.metrics.clone());
+        let probes = gateways::run(
+            paths,
+            self.credentials.clone(),
+            self.dialer.clone(),
+            self.store.clone(),
+            self.metrics.clone(),
+        );
         for task in [Box::pin(client.run()) as Task, Box::pin(probes), Box::pin(self.clone().save(name.clone()))] {
             let (stop, drain) = (stop.clone(), process.drain.clone());
             process.spawn(async move {
