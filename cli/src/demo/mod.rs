@@ -51,7 +51,11 @@ pub(crate) async fn run(args: &Demo) -> Result<ExitCode> {
     };
     let played = tokio::select! {
         played = play(&stage) => played,
-        () = signalled(&mut signals) => Ok(()),
+        () = signalled(&mut signals) => {
+            stage.end().await;
+            // As a shell reports SIGINT: the story was not played to its end.
+            return Ok(ExitCode::from(130));
+        }
     };
     if let Err(error) = &played {
         let failed = print::coloured(AnsiColor::Red, "the demo stopped at");

@@ -1,5 +1,6 @@
 //! The way back: the body of an answer, as hyper wants it, with its flow control and its end.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,8 +31,34 @@ pub(super) enum Answer {
     Inside(Box<Inside>),
 }
 
+/// Longest answer that is read whole before the application gets any of it, so that what dies midway can still be asked
+/// elsewhere. Such an answer comes in one piece with its head as a rule: waiting for its end costs nothing then.
+pub(super) const WHOLE_MAX: u64 = 16 * 1024;
+
+/// Reads `length` bytes of an answer ahead, or what there is of them.
+pub(super) async fn read_ahead(body: &mut RecvStream, length: u64) -> Result<VecDeque<Bytes>, h2::Error> {
+    let mut early = VecDeque::new();
+    let mut read = 0;
+    while read < length {
+        match body.data().await {
+            Some(Ok(data)) => {
+                let _ = body.flow_control().release_capacity(data.len());
+                read += data.len() as u64;
+                early.push_back(data);
+            }
+            // The answer is whole, and the rest of the request is not wanted (RFC 9113 section 8.1).
+            Some(Err(error)) if error.is_reset() && error.reason() == Some(h2::Reason::NO_ERROR) => break,
+            Some(Err(error)) => return Err(error),
+            None => break,
+        }
+    }
+    Ok(early)
+}
+
 /// A body that comes from a stream.
 pub(super) struct Far {
+    /// What was read ahead.
+    pub(super) early: VecDeque<Bytes>,
     pub(super) body: RecvStream,
     pub(super) trip: Trip,
     pub(super) traffic: Arc<Traffic>,
@@ -71,12 +98,17 @@ impl Far {
             return Poll::Ready(Some(Err(error.into())));
         }
         while !self.data_over {
-            match ready!(self.body.poll_data(cx)) {
-                Some(Ok(data)) => {
+            let next = match self.early.pop_front() {
+                Some(data) => Some(Ok(data)),
+                None => ready!(self.body.poll_data(cx)).map(|data| {
                     // hyper asks for the next only when it has room for it: what it takes may be sent again.
-                    let _ = self.body.flow_control().release_capacity(data.len());
+                    data.inspect(|data| drop(self.body.flow_control().release_capacity(data.len())))
+                }),
+            };
+            match next {
+                Some(Ok(data)) => {
                     self.traffic.received.fetch_add(data.len() as u64, Ordering::Relaxed);
-                    if self.body.is_end_stream() {
+                    if self.early.is_empty() && self.body.is_end_stream() {
                         self.trip.completed();
                     }
                     if !data.is_empty() {
@@ -152,7 +184,7 @@ impl Body for Answer {
         match self {
             Self::Own(body, _) => body.as_ref().is_none_or(Bytes::is_empty),
             Self::Empty => true,
-            Self::Far(far) => far.body.is_end_stream(),
+            Self::Far(far) => far.early.is_empty() && far.body.is_end_stream(),
             Self::Inside(inside) => inside.body.is_end_stream(),
         }
     }

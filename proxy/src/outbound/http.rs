@@ -1,9 +1,11 @@
 //! HTTP of applications: each request goes to the backend and endpoint that are best for it, and is tried elsewhere when
 //! that is harmless and may help.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hawser_api::labels::{HEADER_TARGET, HEADER_VERSION};
 use hawser_api::{Code, Refusal};
 use http::request::Parts;
@@ -15,7 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::{Instant, Sleep};
 
-use super::answer::{Abort, Answer, Far};
+use super::answer::{Abort, Answer, Far, WHOLE_MAX, read_ahead};
 use super::exchange::{Answered, Exchange, Failure, Upload, finish};
 use super::io::AppIo;
 use super::retry::{self, PLACES_MAX, TRIES_MAX};
@@ -327,10 +329,23 @@ enum Attempt {
     Aborted(Abort),
 }
 
+/// What can be read ahead of an answer that is to be whole before it is given away: nothing if it is long, or if its
+/// length is not known.
+async fn short_answer(response: Option<&mut Response<h2::RecvStream>>) -> Result<VecDeque<Bytes>, h2::Error> {
+    let Some(response) = response else { return Ok(VecDeque::new()) };
+    let length = response.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    match length.filter(|length| *length <= WHOLE_MAX && !response.body().is_end_stream()) {
+        Some(length) => read_ahead(response.body_mut(), length).await,
+        None => Ok(VecDeque::new()),
+    }
+}
+
 /// What an answered try leaves behind.
 struct Rest {
-    stream: Option<h2::SendStream<bytes::Bytes>>,
-    held: Option<h2::SendStream<bytes::Bytes>>,
+    /// What was read ahead of the answer's body.
+    early: VecDeque<Bytes>,
+    stream: Option<h2::SendStream<Bytes>>,
+    held: Option<h2::SendStream<Bytes>>,
     traffic: Arc<hawser_tunnel::splice::Traffic>,
     ticket: Ticket,
 }
@@ -373,11 +388,15 @@ impl Journey {
             Err(error) => Err(Failure::Unsent(error)),
         };
         match outcome {
-            Ok(Answered { response, stream, held }) => {
+            Ok(Answered { mut response, stream, held }) => {
                 if self.judge(trip, &response, &mut ticket) {
                     return Attempt::Again(None);
                 }
-                Attempt::Answered(response, Rest { stream, held, traffic, ticket })
+                let ahead = Some(&mut response).filter(|_| harmless && stream.is_none() && held.is_none());
+                match short_answer(ahead).await {
+                    Ok(early) => Attempt::Answered(response, Rest { early, stream, held, traffic, ticket }),
+                    Err(error) => self.failed(trip, (error, false), ticket),
+                }
             }
             Err(Failure::App(error)) => Attempt::Aborted(error.into()),
             Err(Failure::Unsent(error)) => self.failed(trip, (error, true), ticket),
@@ -465,16 +484,16 @@ impl Journey {
         if let Some(code) = headers::refusal_code(&parts.headers) {
             trip.cut(code);
         }
-        let Rest { stream, held, traffic, ticket } = rest;
+        let Rest { early, stream, held, traffic, ticket } = rest;
         if let Some(stream) = stream {
             let mut upload = self.upload;
             upload.settle();
             context.process.spawn(finish(upload, stream, traffic.clone()));
         }
-        if body.is_end_stream() {
+        if early.is_empty() && body.is_end_stream() {
             trip.completed();
         }
-        let far = Far { body, trip, traffic, ticket, held, data_over: false, broken: None };
+        let far = Far { early, body, trip, traffic, ticket, held, data_over: false, broken: None };
         Response::from_parts(parts, Answer::Far(Box::new(far)))
     }
 }

@@ -255,9 +255,30 @@ async fn an_answer_that_breaks_off_is_seen_to_break_off() {
         })
         .await;
         let (_lab, client, _server) = Lab::beside(&app, "").await;
-        let got = client.exchange("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let got = client.exchange("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await;
         assert!(got.contains("part") && !got.ends_with("0\r\n\r\n"), "{head}: {got:?}");
     }
+}
+
+#[tokio::test]
+async fn a_short_answer_that_breaks_off_is_asked_for_again_where_that_is_harmless() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let app = App::new(move |mut socket| {
+        let first = count.fetch_add(1, Ordering::Relaxed) == 0;
+        async move {
+            let mut buffer = Vec::new();
+            read_request(&mut socket, &mut buffer).await.unwrap();
+            let body = if first { "ha" } else { "half" };
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\n{body}");
+            socket.write_all(answer.as_bytes()).await.unwrap();
+        }
+    })
+    .await;
+    let (_lab, client, _server) = Lab::beside(&app, "").await;
+    let got = client.exchange("GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    assert!(got.starts_with("HTTP/1.1 200") && got.ends_with("\r\n\r\nhalf"), "{got:?}");
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
 }
 
 #[tokio::test]
