@@ -93,7 +93,7 @@ async fn killing_a_server_s_proxy_fails_no_idempotent_request() -> Result<()> {
             Ok(())
         })
         .await?;
-        load.finish().await.expect_flawless(200)?;
+        load.finish().await.expect_flawless(120)?;
         // Whatever was cut by a kill was cut, not changed.
         let transfer = Transfer::start(&fabric.files(), 2).await?;
         moves(&transfer).await?;
@@ -161,6 +161,26 @@ async fn new_connection(via: &Via) -> Result<Duration> {
     Ok(took)
 }
 
+/// New connections, one after the other, until `bound` and a second more have passed since the kill: how long it took
+/// until the first succeeded after the last that did not. What was opened before anybody could know of the kill may be
+/// reset, but not hang.
+async fn new_work_moves(fabric: &Fabric, killed: Instant, bound: Duration) -> Result<Duration> {
+    let mut moved = Duration::ZERO;
+    while killed.elapsed() < bound + Duration::from_secs(1) {
+        let after = killed.elapsed();
+        match new_connection(&fabric.files()).await {
+            Ok(took) if moved.is_zero() || took > bound => moved = after + took,
+            Ok(_) => {}
+            Err(error) if after < bound => {
+                moved = Duration::ZERO;
+                ensure!(!format!("{error:#}").contains("corrupt"), "{error:#}");
+            }
+            Err(error) => return Err(error.context(format!("{after:?} after the kill"))),
+        }
+    }
+    Ok(moved)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_one_of_two_gateways_fails_no_idempotent_request_and_new_work_moves_within_a_second() -> Result<()> {
     Fabric::test(two_gateways(), async |fabric| {
@@ -172,13 +192,8 @@ async fn killing_one_of_two_gateways_fails_no_idempotent_request_and_new_work_mo
             let gateway = fabric.daemon("east", "gateway", name)?;
             let killed = Instant::now();
             gateway.kill()?;
-            // New connections, at once and all the time.
-            while killed.elapsed() < Duration::from_secs(2) {
-                let after = killed.elapsed();
-                let took =
-                    new_connection(&fabric.files()).await.with_context(|| format!("{after:?} after the kill"))?;
-                ensure!(took < bound, "{after:?} after the kill a new connection took {took:?}, not {bound:?}");
-            }
+            let moved = new_work_moves(fabric, killed, bound).await?;
+            ensure!(moved < bound, "new work moved after {moved:?}, not {bound:?}");
             fabric.replaced(&gateway).await?;
             more(&load, 40).await?;
         }
