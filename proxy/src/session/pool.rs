@@ -35,6 +35,9 @@ const ROUNDS: u32 = 4;
 /// First and longest pause between tries to reach a backend that cannot be reached.
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Longest pause that a request waits for when there is nobody else: an endpoint that has just been restarted is back by
+/// then, and a caller of what is really gone is still told within a moment.
+const PAUSE_WAITED_FOR: Duration = Duration::from_millis(500);
 
 /// Which pool: a cluster's name and a service port as that cluster calls it.
 pub(crate) type Key = (ClusterName, ServicePort);
@@ -281,7 +284,7 @@ impl Pool {
         last_resort: bool,
     ) -> Result<(Arc<Member>, Arc<Session>), NoPlace> {
         let local = matches!(self.state.lock().backend.reach, Reach::Local(_));
-        let refused = if local { Some(self.nobody()) } else { self.paused(last_resort) };
+        let refused = if local { Some(self.nobody()) } else { self.paused(last_resort).await };
         if let Some(refusal) = refused {
             return Err(NoPlace { refusal, member: None });
         }
@@ -299,11 +302,18 @@ impl Pool {
     }
 
     /// The refusal of a backend that could not be reached a moment ago: [`tend`](Self::tend) asks it again, and waiting
-    /// for that would only delay the next backend.
-    fn paused(&self, last_resort: bool) -> Option<Refusal> {
-        let state = self.state.lock();
-        let trouble = state.trouble.as_ref()?;
-        (!last_resort || Instant::now() < trouble.again_at).then(|| trouble.refusal.clone())
+    /// for that would only delay the next backend. As a last resort there is no next one: a short pause is waited for.
+    async fn paused(&self, last_resort: bool) -> Option<Refusal> {
+        let (refusal, again_at) = {
+            let state = self.state.lock();
+            let trouble = state.trouble.as_ref()?;
+            (trouble.refusal.clone(), trouble.again_at)
+        };
+        if !last_resort || again_at.saturating_duration_since(Instant::now()) > PAUSE_WAITED_FOR {
+            return Some(refusal);
+        }
+        tokio::time::sleep_until(again_at).await;
+        None
     }
 
     /// A far endpoint has a session.
