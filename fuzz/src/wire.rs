@@ -124,9 +124,12 @@ fn script(mut steps: &[u8], peer: &mut Records, said: &mut Said) {
         let (bytes, rest) = rest.split_at(usize::from(*length).min(rest.len()));
         steps = rest;
         let start = said.wire.len();
-        // More than 32 records without data are a flood.
-        let quiet = what % 8 == 3 || bytes.is_empty();
-        empty = if quiet { empty + 1 } else { 0 };
+        // More than 32 records in a row without data are a flood.
+        match what % 8 {
+            0..=2 if !bytes.is_empty() => empty = 0,
+            0..=4 => empty += 1,
+            _ => {}
+        }
         said.odd |= empty > 32;
         let record = match what % 8 {
             0..=2 => {
