@@ -48,6 +48,6 @@ pub mod proto {
     }
     /// Certificates for this cluster's processes: `proto/issuer.proto`.
     pub mod issuer {
-        include!(concat!(env!("OUT_DIR"), "/hawser.issuer.v1.rs"));
+        include!(concat!(env!("OUT_DIR"), "/upon/hawser.issuer.v1.rs"));
     }
 }

@@ -154,6 +154,7 @@ async fn status(context: Arc<Context>, mut bound: channel::Receiver<Arc<Bound>>,
             loaded_version: loaded.version,
             listeners,
             gateways,
+            trust: None,
         };
         report.send_if_modified(|now| {
             let differs = *now != status;

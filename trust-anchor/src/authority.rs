@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
-use hawser_api::proto::issuer::{IssueReply, IssueRequest};
+use hawser_api::proto::issuer::{FabricReport, IssueReply, IssueRequest};
 use hawser_runtime::{Process, clock};
 use hawser_tunnel::tls::Credentials;
 use tokio::sync::watch;
@@ -24,6 +24,8 @@ pub(crate) struct Authority {
     pub(crate) intermediate: ArcSwapOption<Intermediate>,
     /// The bundle as a document; empty before there is one.
     pub(crate) bundle: watch::Sender<String>,
+    /// Who has loaded what, as the mirror controller last said.
+    pub(crate) fabric: watch::Sender<FabricReport>,
     pub(crate) record: Record,
     lifetimes: Lifetimes,
 }
@@ -35,6 +37,7 @@ impl Authority {
             credentials: Credentials::new(config.trust_domain.clone(), clock::now),
             intermediate: ArcSwapOption::empty(),
             bundle: watch::Sender::new(String::new()),
+            fabric: watch::Sender::new(FabricReport::default()),
             record: Record::new(process),
             lifetimes: config.lifetimes(),
         }))

@@ -9,14 +9,16 @@ use std::time::Duration;
 use anyhow::Context;
 use futures_util::{Stream, StreamExt};
 use hawser_api::proto::issuer::issuer_server::{Issuer, IssuerServer};
-use hawser_api::proto::issuer::{Bundle, IssueReply, IssueRequest, WatchBundleRequest};
+use hawser_api::proto::issuer::{
+    Bundle, FabricReport, FabricReportReply, IssueReply, IssueRequest, WatchBundleRequest,
+};
 use hawser_runtime::{Process, clock, file};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::authority::Authority;
 use crate::refused::Refused;
@@ -119,9 +121,26 @@ impl Issuer for Service {
             .filter(|document| std::future::ready(!document.is_empty()))
             .map(move |document| {
                 let _held = &permit;
-                Ok(Bundle { document })
+                Ok(Bundle { document, denied: None })
             })
             .take_until(self.drain.clone().cancelled_owned());
         Ok(Response::new(Box::pin(bundles)))
+    }
+
+    async fn report_fabric(
+        &self,
+        request: Request<Streaming<FabricReport>>,
+    ) -> Result<Response<FabricReportReply>, Status> {
+        let _held = Arc::clone(&self.watchers).try_acquire_owned().map_err(|_| Refused::Busy)?;
+        let mut reports = request.into_inner();
+        loop {
+            let report = tokio::select! {
+                () = self.drain.cancelled() => break,
+                report = reports.message() => report?,
+            };
+            let Some(report) = report else { break };
+            self.authority.fabric.send_replace(report);
+        }
+        Ok(Response::new(FabricReportReply {}))
     }
 }

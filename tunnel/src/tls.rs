@@ -7,7 +7,7 @@
 //!                       └─▶ generation(), still_trusts(peer)            └─▶ verified() ─▶ VerifiedPeer
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -21,17 +21,22 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
 
 use crate::Clock;
-use crate::verify::{self, Fingerprint, Leaf, VerifyError};
+use crate::verify::{AuthorityId, Fingerprint, Leaf, Svid, VerifyError};
 
 mod config;
+mod denied;
 mod handshake;
+mod live;
 #[cfg(test)]
 mod tests;
 mod trust;
 
 use config::Configs;
+pub use denied::Denials;
 pub use handshake::HandshakeError;
 pub(crate) use handshake::SERVER_NAME;
+use live::{Counted, Live};
+pub use live::{Dependence, LoadedAnchors};
 use trust::Trust;
 
 /// Our own X509-SVID with its key.
@@ -85,13 +90,24 @@ impl fmt::Debug for Identity {
 }
 
 /// A peer whose certificate our verifier accepted in a handshake that has completed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct VerifiedPeer {
     id: SpiffeId,
     not_after: SystemTime,
     serial: String,
     anchor: Fingerprint,
+    authorities: [AuthorityId; 2],
+    /// Counts this peer among the live ones until the last copy is dropped.
+    _live: Arc<Counted>,
 }
+
+impl PartialEq for VerifiedPeer {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id && self.serial == other.serial && self.authorities == other.authorities
+    }
+}
+
+impl Eq for VerifiedPeer {}
 
 impl VerifiedPeer {
     /// The peer's SPIFFE ID.
@@ -107,6 +123,11 @@ impl VerifiedPeer {
     /// The leaf's serial number, lower-case hex.
     pub fn serial(&self) -> &str {
         &self.serial
+    }
+
+    /// The keys that its path rests on: the leaf's issuer first, the anchor last.
+    pub fn authorities(&self) -> [AuthorityId; 2] {
+        self.authorities
     }
 }
 
@@ -141,6 +162,7 @@ struct Shared {
     /// Held while a new snapshot is made from the old one.
     writing: Mutex<()>,
     generation: watch::Sender<u64>,
+    live: Arc<Live>,
 }
 
 /// What a handshake reads: never changed, only replaced.
@@ -163,11 +185,20 @@ impl fmt::Debug for Credentials {
 impl Credentials {
     /// Nobody, trusting nobody, in a process of this trust domain.
     pub fn new(own: TrustDomain, clock: Clock) -> Self {
-        let trust = Arc::new(Trust::new(own.clone(), BTreeMap::new(), BTreeSet::new(), clock()).0);
+        let trust = Arc::new(Trust::new(own.clone(), BTreeMap::new(), Denials::default(), clock()).0);
         let snapshot = Snapshot { identity: None, trust, configs: Configs::default() };
         let generation = watch::Sender::new(0);
         let snapshot = ArcSwap::from_pointee(snapshot);
-        Self { shared: Arc::new(Shared { own, clock, snapshot, writing: Mutex::new(()), generation }) }
+        Self {
+            shared: Arc::new(Shared {
+                own,
+                clock,
+                snapshot,
+                writing: Mutex::new(()),
+                generation,
+                live: Arc::default(),
+            }),
+        }
     }
 
     /// From now on we are this.
@@ -201,9 +232,9 @@ impl Credentials {
     }
 
     /// From now on exactly these are refused, whatever their certificates say.
-    pub fn set_denied(&self, ids: BTreeSet<SpiffeId>) {
+    pub fn set_denied(&self, denied: Denials) {
         self.replace(|old| {
-            let (trust, _) = Trust::new(self.shared.own.clone(), old.trust.sources.clone(), ids, self.now());
+            let (trust, _) = Trust::new(self.shared.own.clone(), old.trust.sources.clone(), denied, self.now());
             (changed(old, trust), ())
         });
     }
@@ -283,17 +314,29 @@ impl Credentials {
         expect: &Expect,
     ) -> Result<VerifiedPeer, HandshakeError> {
         let svid = self.shared.snapshot.load().trust.verify(chain, expect, self.now())?;
-        Ok(VerifiedPeer { id: svid.id, not_after: svid.not_after, serial: svid.serial, anchor: svid.anchor })
+        let _live = self.shared.live.count(&svid);
+        let Svid { id, not_after, serial, anchor, authorities, .. } = svid;
+        Ok(VerifiedPeer { id, not_after, serial, anchor, authorities, _live })
     }
 
     /// Whom a chain proves now, without a handshake: it says nothing about who holds the key.
-    pub fn proves(&self, chain: &[CertificateDer<'_>]) -> Result<verify::Svid, VerifyError> {
+    pub fn proves(&self, chain: &[CertificateDer<'_>]) -> Result<Svid, VerifyError> {
         self.shared.snapshot.load().trust.verify(chain, &Expect::Trusted, self.now())
     }
 
     /// Whether this peer would still be accepted now (bundle removed? anchor gone? denied? certificate over?).
     pub fn still_trusts(&self, peer: &VerifiedPeer) -> bool {
-        self.shared.snapshot.load().trust.still_holds(&peer.id, peer.anchor, peer.not_after, self.now())
+        self.shared.snapshot.load().trust.still_holds(peer, self.now())
+    }
+
+    /// The anchors in force, a trust domain each: what is in memory, not what is configured.
+    pub fn loaded(&self) -> Vec<LoadedAnchors> {
+        self.shared.snapshot.load().trust.loaded()
+    }
+
+    /// What is live here and rests on which authority: everything that holds a [`VerifiedPeer`].
+    pub fn dependences(&self) -> Vec<Dependence> {
+        self.shared.live.all()
     }
 }
 

@@ -37,6 +37,40 @@ pub const LEAF_LIFETIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600 + 3600
 /// Signatures checked for one chain, so that many anchors of one name cost a hostile peer more than us.
 const SIGNATURES_MAX: usize = 8;
 
+/// What tells one authority's key from another's: SHA-256 over its SubjectPublicKeyInfo. A root and an intermediate that
+/// are signed anew with the same key stay the same.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AuthorityId(pub [u8; 32]);
+
+impl AuthorityId {
+    /// Of a SubjectPublicKeyInfo, DER.
+    pub fn of_key(spki: &[u8]) -> Self {
+        let mut out = [0; 32];
+        out.copy_from_slice(digest::digest(&digest::SHA256, spki).as_ref());
+        Self(out)
+    }
+}
+
+impl std::fmt::Display for AuthorityId {
+    /// Lower-case hex.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl std::fmt::Debug for AuthorityId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+impl TryFrom<&[u8]> for AuthorityId {
+    type Error = std::array::TryFromSliceError;
+    fn try_from(bytes: &[u8]) -> Result<Self, Self::Error> {
+        Ok(Self(bytes.try_into()?))
+    }
+}
+
 /// What tells one anchor from another: SHA-256 over its subject and its key.
 pub type Fingerprint = [u8; 32];
 
@@ -53,6 +87,9 @@ pub struct Svid {
     pub serial: String,
     /// The anchor that the path ends in.
     pub anchor: Fingerprint,
+    /// The keys that the path rests on: the leaf's issuer first, the anchor last; the same twice where the anchor issued
+    /// the leaf.
+    pub authorities: [AuthorityId; 2],
 }
 
 impl Svid {
@@ -272,6 +309,7 @@ impl<'s> Search<'s> {
             not_after: self.leaf.not_after.min(issuer.not_after).min(anchor.issuer.not_after),
             serial: self.leaf.serial.clone(),
             anchor: anchor.fingerprint,
+            authorities: [issuer.authority(), anchor.issuer.authority()],
         }
     }
 }

@@ -227,7 +227,7 @@ impl Client {
             let rejections = self.rejections();
             if rejections != told {
                 told.clone_from(&rejections);
-                let message = Acknowledgement { rejections };
+                let message = Acknowledgement { rejections, trust: None };
                 let sent = tokio::time::timeout(CONNECT, ask(requests.clone(), ACKNOWLEDGE_PATH, &message)).await;
                 if !matches!(sent, Ok(Ok(_))) {
                     break;

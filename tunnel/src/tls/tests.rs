@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
@@ -185,7 +186,7 @@ fn the_generation_grows_with_changes_and_with_nothing_else() {
     let before = *generation.borrow();
     west.set_anchors(&domain("west"), Anchors::Bundle(pki.bundle()));
     west.remove_anchors(&domain("nobody"));
-    west.set_denied(BTreeSet::new());
+    west.set_denied(Denials::default());
     assert_eq!(*generation.borrow(), before);
     west.set_anchors(&domain("east"), Anchors::OwnRoot);
     assert_eq!(*generation.borrow(), before + 1);
@@ -203,10 +204,10 @@ fn a_peer_is_trusted_until_its_bundle_its_anchor_or_its_certificate_goes() {
     let peer = west.verified(&chain, &Expect::Trusted).unwrap();
     assert!(west.still_trusts(&peer));
 
-    west.set_denied(BTreeSet::from([peer.id().clone()]));
+    west.set_denied(Denials { identities: BTreeSet::from([peer.id().clone()]), ..Denials::default() });
     assert!(!west.still_trusts(&peer));
     assert_eq!(west.verified(&chain, &Expect::Trusted).unwrap_err().reason, "denied");
-    west.set_denied(BTreeSet::new());
+    west.set_denied(Denials::default());
     assert!(west.still_trusts(&peer));
 
     west.remove_anchors(&domain("east"));
@@ -228,7 +229,7 @@ fn what_a_chain_proved_once_is_held_to_time_deny_list_and_anchors_each_time() {
     let pki = Pki::new();
     let (domain, chain) = (domain("west"), pki.mint("west", "/a", Duration::from_secs(600)).chain);
     let sources = BTreeMap::from([(domain.clone(), Anchors::Bundle(pki.bundle()))]);
-    let trust = Trust::new(domain, sources, BTreeSet::new(), clock()).0;
+    let trust = Trust::new(domain, sources, Denials::default(), clock()).0;
     let at = |after: u64| trust.verify(&chain, &Expect::Trusted, clock() + Duration::from_secs(after));
     assert!(at(0).is_ok() && at(0) == at(0));
     assert_eq!(at(601).unwrap_err().reason(), "expired");

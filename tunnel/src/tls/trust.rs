@@ -1,16 +1,16 @@
 //! Whom we trust: the anchors of each trust domain, never pooled, and the deny-list.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
 use aws_lc_rs::digest;
+use hawser_api::TrustDomain;
 use hawser_api::bundle::Bundle;
-use hawser_api::{SpiffeId, TrustDomain};
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 
-use super::{Anchors, Expect};
-use crate::verify::{ANCHORS_MAX, Anchor, Fingerprint, Svid, VerifyError, verify};
+use super::{Anchors, Denials, Expect, LoadedAnchors, VerifiedPeer};
+use crate::verify::{ANCHORS_MAX, Anchor, Svid, VerifyError, verify};
 
 /// Most chains kept per generation: a gateway's peers that come and go within one.
 const PROVED_MAX: usize = 4096;
@@ -20,7 +20,7 @@ const PROVED_MAX: usize = 4096;
 pub(super) struct Trust {
     /// As they were set: [`Anchors::OwnRoot`] follows our own bundle when that changes.
     pub(super) sources: BTreeMap<TrustDomain, Anchors>,
-    pub(super) denied: BTreeSet<SpiffeId>,
+    pub(super) denied: Denials,
     anchors: BTreeMap<TrustDomain, Vec<Anchor>>,
     /// What chains have proved by these very anchors, by their hash. [`verify`] is pure: for one chain and one set of
     /// anchors its answer changes with the time alone, and that is looked at each time. Saves the second check of a
@@ -40,7 +40,7 @@ impl Trust {
     pub(super) fn new(
         own: TrustDomain,
         sources: BTreeMap<TrustDomain, Anchors>,
-        denied: BTreeSet<SpiffeId>,
+        denied: Denials,
         now: SystemTime,
     ) -> (Self, Vec<String>) {
         let mut dropped = Vec::new();
@@ -88,7 +88,7 @@ impl Trust {
         now: SystemTime,
     ) -> Result<Svid, VerifyError> {
         let svid = self.prove(chain, now)?;
-        if self.denied.contains(&svid.id) {
+        if self.denied.covers(&svid.id, &svid.serial, &svid.authorities) {
             return Err(VerifyError::Denied(svid.id));
         }
         match expect {
@@ -112,16 +112,23 @@ impl Trust {
     }
 
     /// Whether what was proved by this anchor still is.
-    pub(super) fn still_holds(
-        &self,
-        id: &SpiffeId,
-        anchor: Fingerprint,
-        not_after: SystemTime,
-        now: SystemTime,
-    ) -> bool {
-        let anchors = self.anchors.get(&id.trust_domain()).map(Vec::as_slice).unwrap_or_default();
-        let anchored = anchors.iter().any(|a| a.fingerprint() == anchor && now <= a.not_after());
-        anchored && now <= not_after && !self.denied.contains(id)
+    pub(super) fn still_holds(&self, peer: &VerifiedPeer, now: SystemTime) -> bool {
+        let anchors = self.anchors.get(&peer.id.trust_domain()).map(Vec::as_slice).unwrap_or_default();
+        let anchored = anchors.iter().any(|a| a.fingerprint() == peer.anchor && now <= a.not_after());
+        anchored && now <= peer.not_after && !self.denied.covers(&peer.id, &peer.serial, &peer.authorities)
+    }
+
+    /// What is in force, a trust domain each.
+    pub(super) fn loaded(&self) -> Vec<LoadedAnchors> {
+        let loaded = |(domain, anchors): (&TrustDomain, &Vec<Anchor>)| LoadedAnchors {
+            domain: domain.clone(),
+            sequence: match self.sources.get(domain) {
+                Some(Anchors::Bundle(bundle)) => bundle.sequence,
+                Some(Anchors::OwnRoot) | None => 0,
+            },
+            authorities: anchors.iter().map(Anchor::authority).collect(),
+        };
+        self.anchors.iter().map(loaded).collect()
     }
 }
 

@@ -8,7 +8,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::AlgorithmIdentifier;
 
 use super::profile::{Constraint, Issuer};
-use super::{ALGORITHMS, CERTIFICATE_MAX, Fingerprint, VerifyError, fingerprint};
+use super::{ALGORITHMS, AuthorityId, CERTIFICATE_MAX, Fingerprint, VerifyError, fingerprint};
 
 /// A certificate that we were told to trust for one trust domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +49,11 @@ impl Anchor {
     /// The certificate.
     pub fn der(&self) -> &CertificateDer<'static> {
         &self.der
+    }
+
+    /// What tells its key from others.
+    pub fn authority(&self) -> AuthorityId {
+        self.issuer.authority()
     }
 
     /// What tells it from others.

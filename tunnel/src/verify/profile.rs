@@ -7,7 +7,7 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, GeneralName, KeyUsage, ParsedExtension, X509Certificate, X509Version};
 use x509_parser::time::ASN1Time;
 
-use super::{LEAF_LIFETIME_MAX, VerifyError};
+use super::{AuthorityId, LEAF_LIFETIME_MAX, VerifyError};
 
 fn breaks<T>(rule: impl Into<String>) -> Result<T, VerifyError> {
     Err(VerifyError::Profile(rule.into()))
@@ -163,6 +163,11 @@ impl Issuer {
             constraint: constraint(&cert),
             usage_critical,
         })
+    }
+
+    /// What tells its key from others.
+    pub(super) fn authority(&self) -> AuthorityId {
+        AuthorityId::of_key(&self.key)
     }
 
     /// Whether it keeps our profile of an intermediate of `domain`: issues leaves only, names that trust domain as
