@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Dialer::open(hawser-system/catalog:443) ─ sealed::connect_shared (its mirror controller, nobody else) ─ Watch
-//!     ─▶ accept (pure) ─▶ world          silence ─▶ another gateway          lease over ─▶ not alive
+//!     ─▶ accept (pure) ─▶ world          a heartbeat late ─▶ another gateway as well, and the first that speaks stays
+//!                                        lease over ─▶ not alive
 //! ```
 
 use std::pin::pin;
@@ -38,7 +39,10 @@ const TARGET: &str = "hawser-system/catalog:443";
 const HEDGE: Duration = Duration::from_millis(700);
 /// From the first try to a stream.
 const CONNECT: Duration = Duration::from_secs(4);
-/// Two heartbeats missed and a little: there is time left in the lease to go by another gateway.
+/// A heartbeat that is late by half of its period: from here on a second way is sought, while the first may still speak.
+/// What is left of the lease is time enough for a handshake on a machine that has other things to do.
+const DOUBT: Duration = Duration::from_millis(HEARTBEAT.as_millis() as u64 * 3 / 2);
+/// Two heartbeats missed and a little: nothing comes by this way any more.
 const SILENCE: Duration = Duration::from_millis(2 * HEARTBEAT.as_millis() as u64 + 200);
 /// Pauses between tries that failed.
 const PAUSE: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::from_secs(2);
@@ -77,6 +81,14 @@ struct Session {
     updates: grpc::Reader,
     requests: SendRequest<Bytes>,
     told: Vec<Rejection>,
+}
+
+/// How a stream ended.
+enum Over {
+    /// It broke, and this is why.
+    Broken(Refusal),
+    /// It was silent, and this one speaks.
+    Replaced(Session),
 }
 
 impl Client {
@@ -129,10 +141,15 @@ impl Client {
         let mut pause = PAUSE.start;
         loop {
             let trouble = match self.connect(first).await {
-                Ok(session) => {
-                    first = session.gateway;
+                Ok(mut session) => {
                     pause = PAUSE.start;
-                    self.follow(session, heard).await
+                    loop {
+                        first = session.gateway;
+                        match self.follow(session, heard).await {
+                            Over::Broken(trouble) => break trouble,
+                            Over::Replaced(next) => session = next,
+                        }
+                    }
                 }
                 Err(trouble) => trouble,
             };
@@ -142,6 +159,12 @@ impl Client {
             tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
             pause = (pause * 2).min(PAUSE.end);
         }
+    }
+
+    /// A stream by another gateway than this, for when this one is late.
+    async fn other(&self, gateway: usize) -> Result<Session, Refusal> {
+        tokio::time::sleep(DOUBT).await;
+        self.connect((gateway + 1) % self.paths.len().max(1)).await
     }
 
     /// Told once, and again when it becomes another: each gateway in turn gives its own words for the same thing.
@@ -241,25 +264,39 @@ impl Client {
     }
 
     /// Takes updates until the stream ends or falls silent; says why it is over.
-    async fn follow(&self, session: Session, heard: &watch::Sender<Duration>) -> Refusal {
-        let Session { mut driver, mut updates, requests, told, .. } = session;
+    async fn follow(&self, session: Session, heard: &watch::Sender<Duration>) -> Over {
+        let Session { gateway, mut driver, mut updates, requests, told } = session;
         let mut acknowledge = pin!(self.acknowledge(requests, told));
         let mut pending: Vec<Update> = Vec::new();
         let mut version = 0;
+        let mut silence = pin!(tokio::time::sleep(SILENCE));
+        let mut other = Box::pin(self.other(gateway));
+        // Whether there is nothing to wait for but this stream.
+        let mut alone = self.paths.len() < 2;
         loop {
             // In this order, for the same reason: the driver brings what has come, and only then is there silence.
             let next = tokio::select! {
                 biased;
-                () = &mut driver => return unreachable(&self.peer, "the session with its catalog ended"),
+                () = &mut driver => return self.over("the session with its catalog ended"),
                 next = updates.next::<Update>() => next,
                 () = &mut acknowledge => continue,
-                () = tokio::time::sleep(SILENCE) => return unreachable(&self.peer, "its catalog fell silent"),
+                session = &mut other, if !alone => match session {
+                    Ok(session) => return Over::Replaced(session),
+                    Err(_) => {
+                        alone = true;
+                        continue;
+                    }
+                },
+                () = &mut silence, if alone => return self.over("its catalog fell silent"),
             };
             let mut update = match next {
-                Err(error) => return self.broken(&error),
-                Ok(None) => return self.broken(&updates.status().await),
+                Err(error) => return Over::Broken(self.broken(&error)),
+                Ok(None) => return Over::Broken(self.broken(&updates.status().await)),
                 Ok(Some(update)) => update,
             };
+            silence.set(tokio::time::sleep(SILENCE));
+            other = Box::pin(self.other(gateway));
+            alone = self.paths.len() < 2;
             let (more, lease) = (update.more, lease(update.lease_ms));
             if update.version < version && !update.snapshot {
                 continue;
@@ -270,7 +307,8 @@ impl Client {
             pending.push(update);
             let entries: usize = pending.iter().map(|part| part.changed.len() + part.removed.len()).sum();
             if entries > 2 * limits::SERVICES_MAX || pending.len() > PARTS_MAX {
-                return Refusal::new(Code::BadRequest, "a change of its catalog is too large", "see the peer's logs");
+                let message = "a change of its catalog is too large";
+                return Over::Broken(Refusal::new(Code::BadRequest, message, "see the peer's logs"));
             }
             if more {
                 continue;
@@ -301,6 +339,10 @@ impl Client {
             }
             changed
         });
+    }
+
+    fn over(&self, why: &str) -> Over {
+        Over::Broken(unreachable(&self.peer, why))
     }
 
     fn broken(&self, error: &GrpcError) -> Refusal {
