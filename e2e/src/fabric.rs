@@ -42,12 +42,14 @@ pub struct Plan {
     pub apart: bool,
     /// `west` reaches east's gateways at [`Fabric::relay_address`] instead of where they are.
     pub relayed: bool,
+    /// Life of every certificate, seconds.
+    pub ttl: Option<u64>,
 }
 
 impl Plan {
     /// Two clusters of one gateway, with this transport.
     pub fn over(transport: &'static str) -> Self {
-        Self { transport, gateways: 1, north: false, apart: false, relayed: false }
+        Self { transport, gateways: 1, north: false, apart: false, relayed: false, ttl: None }
     }
 
     fn clusters(&self) -> &'static [&'static str] {
@@ -106,7 +108,7 @@ impl Fabric {
             inbound: Some(self.inbound(cluster, n)),
             ..Proxy::default()
         };
-        yaml::cluster(cluster, &self.gateways(cluster), &[client, server(0), server(1)])
+        yaml::cluster(cluster, self.plan.ttl, &self.gateways(cluster), &[client, server(0), server(1)])
     }
 
     fn link_yaml(&self, of: &str, peer: &str) -> String {

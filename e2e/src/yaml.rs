@@ -126,11 +126,15 @@ pub struct Proxy {
 }
 
 /// A Cluster document.
-pub fn cluster(name: &str, gateways: &[(String, SocketAddr)], proxies: &[Proxy]) -> String {
+pub fn cluster(name: &str, ttl: Option<u64>, gateways: &[(String, SocketAddr)], proxies: &[Proxy]) -> String {
     let mut text = format!(
         "apiVersion: hawser.dev/v1alpha1\nkind: Cluster\nmetadata:\n  name: {name}\nspec:\n  region: {name}-region\n  \
-         fabricDomain: hawser.test\n  gateways:\n"
+         fabricDomain: hawser.test\n"
     );
+    if let Some(ttl) = ttl {
+        let _ = writeln!(text, "  certificates: {{workloadTtlSeconds: {ttl}, gatewayTtlSeconds: {ttl}}}");
+    }
+    text += "  gateways:\n";
     for (gateway, listen) in gateways {
         let _ = writeln!(text, "  - {{name: {gateway}, listen: \"{listen}\"}}");
     }

@@ -30,6 +30,9 @@ pub struct ClusterSpec {
     pub region: String,
     /// The fabric's DNS domain; the trust domain is `<cluster>.<fabricDomain>`.
     pub fabric_domain: TrustDomain,
+    /// How long certificates live; absent: the longest that the issuer allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<CertificateSpec>,
     /// The cluster's gateways, a process each.
     #[serde(default)]
     pub gateways: Vec<GatewaySpec>,
@@ -39,6 +42,18 @@ pub struct ClusterSpec {
     /// Programs that `hawser up` starts beside the daemons, for trying things out.
     #[serde(default)]
     pub workloads: Vec<WorkloadSpec>,
+}
+
+/// How long the cluster's certificates live, seconds. Each process renews at half life.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CertificateSpec {
+    /// Of workloads, at most a day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload_ttl_seconds: Option<u64>,
+    /// Of gateways and the mirror controller, at most an hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway_ttl_seconds: Option<u64>,
 }
 
 /// One gateway process.

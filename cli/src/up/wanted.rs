@@ -142,11 +142,14 @@ impl Here<'_> {
     }
 
     fn trust_anchor(&self) -> Wanted {
+        let certificates = self.declared.cluster.spec.certificates.clone().unwrap_or_default();
         let own = json!({
             "trustDomain": self.declared.trust_domain,
             "state": self.cluster.trust_anchor(),
             "socket": self.cluster.issuer_socket(),
             "rootCertificate": self.root.root_certificate(),
+            "workloadTtlSeconds": certificates.workload_ttl_seconds,
+            "gatewayTtlSeconds": certificates.gateway_ttl_seconds,
         });
         self.daemon(self.id(Kind::TrustAnchor, ""), None, own)
     }

@@ -145,6 +145,12 @@ fn rules_of_each_kind_hold_with_their_lines() {
         ),
         (CLUSTER, "name: back,", "name: web,", ":14: spec.proxies[1].name: is the same as in item 0"),
         (CLUSTER, "fabricDomain: example", "fabricDomain: \"a b\"", ":5: spec.fabricDomain: "),
+        (
+            CLUSTER,
+            "spec:\n",
+            "spec:\n  certificates: {gatewayTtlSeconds: 3601}\n",
+            ":5: spec.certificates.gatewayTtlSeconds: ",
+        ),
         (CLUSTER, "socks:", "sox:", ":13: spec.proxies[0].sox: unknown field"),
         (LINK, "gateways:\n", "transport: udp\n  gateways:\n", ":6: spec.transport: "),
         (LINK, "name: east", "name: East", ":3: metadata.name: cluster name \"East\""),

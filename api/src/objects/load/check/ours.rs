@@ -17,6 +17,10 @@ pub(super) fn cluster(rules: &mut Rules, cluster: &Cluster) {
     metadata(rules, &cluster.metadata);
     rules.name::<ClusterName>(&cluster.metadata.name, "metadata.name");
     region(rules, &cluster.spec.region);
+    if let Some(certificates) = &cluster.spec.certificates {
+        lifetime(rules, certificates.workload_ttl_seconds, "workloadTtlSeconds", 86_400);
+        lifetime(rules, certificates.gateway_ttl_seconds, "gatewayTtlSeconds", 3_600);
+    }
     let domain = format!("{}.{}", cluster.metadata.name, cluster.spec.fabric_domain);
     if let Err(error) = domain.parse::<TrustDomain>() {
         rules.must(false, "spec.fabricDomain", error.to_string(), "choose a shorter domain");
@@ -107,6 +111,12 @@ pub(super) fn link(rules: &mut Rules, link: &Link) {
     for (index, map) in link.spec.import.namespaces.iter().flatten().enumerate() {
         rules.once(&mut from, map.from.clone(), index, &format!("spec.import.namespaces[{index}].from"));
     }
+}
+
+fn lifetime(rules: &mut Rules, seconds: Option<u64>, name: &str, most: u64) {
+    let field = format!("spec.certificates.{name}");
+    let within = seconds.is_none_or(|seconds| (1..=most).contains(&seconds));
+    rules.must(within, &field, "is no life of a certificate", &format!("give seconds from 1 to {most}"));
 }
 
 fn name_template(rules: &mut Rules, template: &str, cluster: &str) {
