@@ -21,6 +21,8 @@ use rcgen::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
+pub mod certificate;
+
 use crate::tls::{Anchors, Credentials, Identity};
 use crate::verify::name_constraint;
 

@@ -21,7 +21,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
 
 use crate::Clock;
-use crate::verify::{AuthorityId, Fingerprint, Leaf, Svid, VerifyError};
+use crate::verify::{AuthorityId, Fingerprint, Leaf, Rules, Svid, VerifyError};
 
 mod config;
 mod denied;
@@ -96,7 +96,8 @@ pub struct VerifiedPeer {
     not_after: SystemTime,
     serial: String,
     anchor: Fingerprint,
-    authorities: [AuthorityId; 2],
+    authorities: Arc<[AuthorityId]>,
+    keeps: Rules,
     /// Counts this peer among the live ones until the last copy is dropped.
     _live: Arc<Counted>,
 }
@@ -126,8 +127,8 @@ impl VerifiedPeer {
     }
 
     /// The keys that its path rests on: the leaf's issuer first, the anchor last.
-    pub fn authorities(&self) -> [AuthorityId; 2] {
-        self.authorities
+    pub fn authorities(&self) -> &[AuthorityId] {
+        &self.authorities
     }
 }
 
@@ -143,7 +144,9 @@ pub enum Expect {
 /// Where a trust domain's anchors come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Anchors {
-    /// This bundle.
+    /// This bundle. A peer's bundle is that of one trust domain: each of its anchors whose key is in no other's is held
+    /// to the rules of SPIFFE and no more ([`Rules::Spiffe`]), so that authorities of other makes are understood. Our own
+    /// bundle's, and keys that several bundles have, are held to [`Rules::Fabric`].
     Bundle(Bundle),
     /// The trust domain hangs under our own root: our own bundle's anchors, held to that trust domain.
     OwnRoot,
@@ -210,10 +213,11 @@ impl Credentials {
     }
 
     /// From now on these are the trust domain's anchors. Expired, malformed and foreign ones are dropped and returned
-    /// as reasons. A bundle whose sequence is lower than the one in force is refused whole.
+    /// as reasons. Refused whole, so that what was in force stays: a bundle whose sequence is lower than the one in force,
+    /// and a peer's bundle with a key of ours, or with a key of another peer's that is no fabric's root.
     pub fn set_anchors(&self, domain: &TrustDomain, anchors: Anchors) -> Vec<String> {
         self.replace(|old| {
-            if let Err(reason) = old.trust.may_follow(domain, &anchors) {
+            if let Err(reason) = old.trust.may_follow(&self.shared.own, domain, &anchors) {
                 return (None, vec![reason]);
             }
             let mut sources = old.trust.sources.clone();
@@ -315,8 +319,8 @@ impl Credentials {
     ) -> Result<VerifiedPeer, HandshakeError> {
         let svid = self.shared.snapshot.load().trust.verify(chain, expect, self.now())?;
         let _live = self.shared.live.count(&svid);
-        let Svid { id, not_after, serial, anchor, authorities, .. } = svid;
-        Ok(VerifiedPeer { id, not_after, serial, anchor, authorities, _live })
+        let Svid { id, not_after, serial, anchor, authorities, keeps, .. } = svid;
+        Ok(VerifiedPeer { id, not_after, serial, anchor, authorities, keeps, _live })
     }
 
     /// Whom a chain proves now, without a handshake: it says nothing about who holds the key.
@@ -327,6 +331,12 @@ impl Credentials {
     /// Whether this peer would still be accepted now (bundle removed? anchor gone? denied? certificate over?).
     pub fn still_trusts(&self, peer: &VerifiedPeer) -> bool {
         self.shared.snapshot.load().trust.still_holds(peer, self.now())
+    }
+
+    /// Whether the path that proved this peer still stands, whatever the time: its anchors are in force and nobody denied
+    /// it. For who drains what is over.
+    pub fn still_anchored(&self, peer: &VerifiedPeer) -> bool {
+        self.shared.snapshot.load().trust.still_anchored(peer)
     }
 
     /// The anchors in force, a trust domain each: what is in memory, not what is configured.

@@ -3,20 +3,22 @@
 //!
 //! ```text
 //! chain ─▶ bounds ─▶ leaf profile: one URI SAN, an SVID ─▶ trust domain ─▶ that domain's anchors, no others
-//!       ─▶ an issuer of that very domain: the anchor itself, or an intermediate that an anchor signed
+//!       ─▶ a path from an anchor to the leaf's issuer, by the rules that this anchor is held to ([`Rules`])
 //!       ─▶ signature, times and critical extensions of the leaf (webpki) ─▶ Svid
 //! ```
 //!
-//! rustls-webpki refuses every chain with a URI name constraint, also one that permits the leaf. So the step from
-//! anchor to intermediate, and the constraint, are checked here, and webpki gets the intermediate as its anchor.
+//! rustls-webpki refuses every chain with a URI name constraint, also one that permits the leaf. So the steps from the
+//! anchor to the leaf's issuer, and the constraint, are checked here, and webpki gets that issuer as its anchor.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
 use hawser_api::{SpiffeId, TrustDomain};
-use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime};
+use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm};
 
 mod anchor;
+mod path;
 mod profile;
 #[cfg(test)]
 mod tests;
@@ -24,7 +26,7 @@ mod tests;
 pub use anchor::Anchor;
 pub use profile::{Leaf, name_constraint};
 
-use profile::Issuer;
+use path::Search;
 
 /// Longest chain that is looked at: leaf, intermediate, and what a careless peer adds (its root, an old intermediate).
 pub const CHAIN_MAX: usize = 4;
@@ -34,9 +36,6 @@ pub const CERTIFICATE_MAX: usize = 16 * 1024;
 pub const ANCHORS_MAX: usize = hawser_api::bundle::KEYS_MAX;
 /// Longest life of a leaf. Ours live a day; a week leaves room for other issuers and still bounds a stolen key.
 pub const LEAF_LIFETIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600 + 3600);
-/// Signatures checked for one chain, so that many anchors of one name cost a hostile peer more than us.
-const SIGNATURES_MAX: usize = 8;
-
 /// What tells one authority's key from another's: SHA-256 over its SubjectPublicKeyInfo. A root and an intermediate that
 /// are signed anew with the same key stay the same.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,6 +73,18 @@ impl TryFrom<&[u8]> for AuthorityId {
 /// What tells one anchor from another: SHA-256 over its subject and its key.
 pub type Fingerprint = [u8; 32];
 
+/// By which rules the path between an anchor and a leaf is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Rules {
+    /// X509-SVID sections 3 to 5 and no more: authorities below the anchor name this trust domain or none, are
+    /// constrained to it or not at all, and the anchor may issue leaves itself. Safe below an anchor that stands above
+    /// one trust domain only: whoever it signs is of that trust domain.
+    Spiffe,
+    /// Those of a root that stands above several trust domains: exactly one authority below it, which names the leaf's
+    /// trust domain, is constrained to it and issues leaves only. So no cluster mints identities of another.
+    Fabric,
+}
+
 /// What a chain proves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Svid {
@@ -87,9 +98,10 @@ pub struct Svid {
     pub serial: String,
     /// The anchor that the path ends in.
     pub anchor: Fingerprint,
-    /// The keys that the path rests on: the leaf's issuer first, the anchor last; the same twice where the anchor issued
-    /// the leaf.
-    pub authorities: [AuthorityId; 2],
+    /// The keys that the path rests on: the leaf's issuer first, the anchor last; one where the anchor issued the leaf.
+    pub authorities: Arc<[AuthorityId]>,
+    /// The strictest rules that the path keeps, whichever its anchor is held to.
+    pub keeps: Rules,
 }
 
 impl Svid {
@@ -175,8 +187,7 @@ where
     let anchors = anchors.ok_or_else(|| VerifyError::NoAnchors(domain.clone()))?;
     in_time("its certificate", now, leaf.not_before, leaf.not_after)?;
 
-    let mut search = Search { leaf: &leaf, leaf_der, domain: &domain, anchors, now, signatures: 0 };
-    search.by_anchor().or_else(|direct| search.by_intermediate(rest).map_err(|through| through.unwrap_or(direct)))
+    Search::new(&leaf, leaf_der, &domain, anchors, now).run(rest)
 }
 
 fn within_bounds<'c, 'd>(
@@ -204,114 +215,6 @@ fn in_time(
         return Err(VerifyError::Expired { what, now, not_after });
     }
     Ok(())
-}
-
-/// The search for the leaf's issuer.
-struct Search<'s> {
-    leaf: &'s Leaf,
-    leaf_der: &'s CertificateDer<'s>,
-    domain: &'s TrustDomain,
-    anchors: &'s [Anchor],
-    now: SystemTime,
-    signatures: usize,
-}
-
-impl<'s> Search<'s> {
-    /// The leaf's issuer is an anchor.
-    fn by_anchor(&mut self) -> Result<Svid, VerifyError> {
-        let mut why = VerifyError::Untrusted(format!("no anchor of {} issued its certificate", self.domain));
-        for anchor in self.anchors.iter().filter(|a| a.issuer.subject == self.leaf.issuer) {
-            match self.issued_by_anchor(anchor) {
-                Ok(svid) => return Ok(svid),
-                Err(error) => why = error,
-            }
-        }
-        Err(why)
-    }
-
-    fn issued_by_anchor(&mut self, anchor: &Anchor) -> Result<Svid, VerifyError> {
-        if anchor.issuer.domain.as_ref() != Some(self.domain) {
-            return Err(VerifyError::Untrusted("a root issued its certificate without an intermediate".into()));
-        }
-        in_time("the anchor", self.now, anchor.issuer.not_before, anchor.issuer.not_after)?;
-        self.leaf_signed_by(&anchor.der)?;
-        Ok(self.proved(anchor, &anchor.issuer))
-    }
-
-    /// The leaf's issuer is in the chain and was signed by an anchor; `None` if there is no candidate in the chain.
-    fn by_intermediate(&mut self, rest: &[CertificateDer<'_>]) -> Result<Svid, Option<VerifyError>> {
-        let mut why = None;
-        for der in rest {
-            match self.issued_by(der) {
-                Ok(Some(svid)) => return Ok(svid),
-                Ok(None) => {}
-                Err(error) => why = Some(error),
-            }
-        }
-        Err(why)
-    }
-
-    fn issued_by(&mut self, der: &CertificateDer<'_>) -> Result<Option<Svid>, VerifyError> {
-        let issuer = Issuer::read(der)?;
-        if issuer.subject != self.leaf.issuer {
-            return Ok(None);
-        }
-        issuer.intermediate_of(self.domain)?;
-        in_time("the intermediate", self.now, issuer.not_before, issuer.not_after)?;
-        let anchor = self.anchor_of(der, &issuer)?;
-        self.leaf_signed_by(der)?;
-        Ok(Some(self.proved(anchor, &issuer)))
-    }
-
-    fn anchor_of(&mut self, der: &CertificateDer<'_>, issuer: &Issuer) -> Result<&'s Anchor, VerifyError> {
-        let mut why = VerifyError::Untrusted(format!("no anchor of {} signed the intermediate", self.domain));
-        let anchors = self.anchors;
-        for anchor in anchors.iter().filter(|a| a.issuer.subject == issuer.issuer && a.issuer.path_length != Some(0)) {
-            let checked = in_time("the anchor", self.now, anchor.issuer.not_before, anchor.issuer.not_after)
-                .and_then(|()| self.spend_signature())
-                .and_then(|()| anchor.signed(der));
-            match checked {
-                Ok(()) => return Ok(anchor),
-                Err(error) => why = error,
-            }
-        }
-        Err(why)
-    }
-
-    /// Signature, times and critical extensions of the leaf, with its issuer's certificate as the anchor.
-    fn leaf_signed_by(&mut self, issuer: &CertificateDer<'_>) -> Result<(), VerifyError> {
-        self.spend_signature()?;
-        let refused = |error: webpki::Error| VerifyError::Untrusted(format!("its certificate: {error}"));
-        let mut anchor = webpki::anchor_from_trusted_cert(issuer).map_err(refused)?;
-        anchor.name_constraints = None;
-        let leaf = webpki::EndEntityCert::try_from(self.leaf_der).map_err(refused)?;
-        let now = UnixTime::since_unix_epoch(self.now.duration_since(UNIX_EPOCH).unwrap_or_default());
-        // Both usages were demanded by the profile; webpki wants to be asked for one.
-        let usage = webpki::KeyUsage::client_auth();
-        leaf.verify_for_usage(ALGORITHMS, &[anchor], &[], now, usage, None, None).map_err(refused)?;
-        Ok(())
-    }
-
-    fn spend_signature(&mut self) -> Result<(), VerifyError> {
-        self.signatures += 1;
-        if self.signatures > SIGNATURES_MAX {
-            return Err(VerifyError::TooLarge(format!(
-                "a chain that takes more than {SIGNATURES_MAX} signature checks"
-            )));
-        }
-        Ok(())
-    }
-
-    fn proved(&self, anchor: &Anchor, issuer: &Issuer) -> Svid {
-        Svid {
-            id: self.leaf.id.clone(),
-            not_before: self.leaf.not_before.max(issuer.not_before).max(anchor.issuer.not_before),
-            not_after: self.leaf.not_after.min(issuer.not_after).min(anchor.issuer.not_after),
-            serial: self.leaf.serial.clone(),
-            anchor: anchor.fingerprint,
-            authorities: [issuer.authority(), anchor.issuer.authority()],
-        }
-    }
 }
 
 fn fingerprint(subject: &[u8], key: &[u8]) -> Fingerprint {

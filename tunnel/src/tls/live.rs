@@ -46,16 +46,17 @@ pub(super) struct Live {
 #[derive(Debug)]
 pub(super) struct Counted {
     live: Arc<Live>,
-    keys: [Key; 2],
+    keys: Vec<Key>,
     until: SystemTime,
 }
 
 impl Live {
     pub(super) fn count(self: &Arc<Self>, svid: &Svid) -> Arc<Counted> {
-        let keys = svid.authorities.map(|authority| (svid.id.trust_domain(), authority));
+        let domain = svid.id.trust_domain();
+        let keys = svid.authorities.iter().map(|authority| (domain.clone(), *authority)).collect();
         let counted = Counted { live: Arc::clone(self), keys, until: svid.not_after };
         let mut counts = self.counts.lock();
-        for key in counted.distinct() {
+        for key in &counted.keys {
             *counts.entry(key.clone()).or_default().entry(counted.until).or_default() += 1;
         }
         drop(counts);
@@ -73,18 +74,10 @@ impl Live {
     }
 }
 
-impl Counted {
-    /// An anchor that issued the leaf itself is one authority, not two.
-    fn distinct(&self) -> impl Iterator<Item = &Key> {
-        let [issuer, anchor] = &self.keys;
-        std::iter::once(issuer).chain((issuer != anchor).then_some(anchor))
-    }
-}
-
 impl Drop for Counted {
     fn drop(&mut self) {
         let mut counts = self.live.counts.lock();
-        for key in self.distinct() {
+        for key in &self.keys {
             let Some(ends) = counts.get_mut(key) else { continue };
             if let Some(count) = ends.get_mut(&self.until) {
                 *count -= 1;

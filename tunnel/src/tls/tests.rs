@@ -9,8 +9,12 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use super::*;
 use crate::testing::{Pki, clock, domain, id};
 
+mod bundles;
+mod denied;
 mod foreign;
+mod live;
 mod over_quic;
+mod resumption;
 
 const ALPN: &[u8] = b"hawser/1";
 

@@ -1,6 +1,7 @@
 //! Whom we trust: the anchors of each trust domain, never pooled, and the deny-list.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use aws_lc_rs::digest;
@@ -10,7 +11,7 @@ use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 
 use super::{Anchors, Denials, Expect, LoadedAnchors, VerifiedPeer};
-use crate::verify::{ANCHORS_MAX, Anchor, Svid, VerifyError, verify};
+use crate::verify::{ANCHORS_MAX, Anchor, AuthorityId, Svid, VerifyError, verify};
 
 /// Most chains kept per generation: a gateway's peers that come and go within one.
 const PROVED_MAX: usize = 4096;
@@ -58,18 +59,56 @@ impl Trust {
             }
             anchors.insert(domain.clone(), found);
         }
+        let peers = sources.iter().filter(|(domain, source)| **domain != own && matches!(source, Anchors::Bundle(_)));
+        for (domain, _) in peers {
+            dedicate(domain, &mut anchors);
+        }
         (Self { sources, denied, anchors, proved: Mutex::default() }, dropped)
     }
 
-    /// Whether these anchors may take the place of those in force: a replayed older bundle may not.
-    pub(super) fn may_follow(&self, domain: &TrustDomain, anchors: &Anchors) -> Result<(), String> {
-        match (self.sources.get(domain), anchors) {
-            (Some(Anchors::Bundle(old)), Anchors::Bundle(new)) if new.sequence < old.sequence => Err(format!(
+    /// Whether these anchors may take the place of those in force: a replayed older bundle may not, nor a peer's bundle
+    /// with somebody else's key.
+    pub(super) fn may_follow(&self, own: &TrustDomain, domain: &TrustDomain, anchors: &Anchors) -> Result<(), String> {
+        let Anchors::Bundle(new) = anchors else { return Ok(()) };
+        if let Some(Anchors::Bundle(old)) = self.sources.get(domain)
+            && new.sequence < old.sequence
+        {
+            return Err(format!(
                 "{domain}: bundle refused, its sequence {} is lower than {} in force",
                 new.sequence, old.sequence
-            )),
-            _ => Ok(()),
+            ));
         }
+        if domain == own { Ok(()) } else { self.brings_no_other_key(own, domain, new) }
+    }
+
+    /// A peer that brings a key of ours would have the identities that hang under it taken for its own; one that brings
+    /// another peer's, likewise. A root that several clusters of another fabric share is no such thing: whatever hangs
+    /// under it must name its trust domain.
+    fn brings_no_other_key(&self, own: &TrustDomain, domain: &TrustDomain, bundle: &Bundle) -> Result<(), String> {
+        for new in bundle.x509_authorities.iter().filter_map(|der| Anchor::read(der, domain).ok()) {
+            let key = new.authority();
+            let same = |anchors: &Vec<Anchor>| anchors.iter().find(|a| a.authority() == key).cloned();
+            if self.anchors.get(own).and_then(same).is_some() {
+                return Err(format!(
+                    "{domain}: bundle refused, its key {key} is an anchor of our own\nhint: a cluster that hangs under our \
+                     own root is linked without a bundle"
+                ));
+            }
+            let bundles = self.anchors.iter().filter(|(other, _)| *other != domain && self.has_bundle(other));
+            for (other, known) in bundles.filter_map(|(other, anchors)| Some((other, same(anchors)?))) {
+                if !(new.is_fabric_root() && known.is_fabric_root()) {
+                    return Err(format!(
+                        "{domain}: bundle refused, its key {key} is an anchor of {other}\nhint: find out which of the two \
+                         it belongs to, and unlink the other"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn has_bundle(&self, domain: &TrustDomain) -> bool {
+        matches!(self.sources.get(domain), Some(Anchors::Bundle(_)))
     }
 
     pub(super) fn domains(&self) -> impl Iterator<Item = &TrustDomain> {
@@ -113,9 +152,21 @@ impl Trust {
 
     /// Whether what was proved by this anchor still is.
     pub(super) fn still_holds(&self, peer: &VerifiedPeer, now: SystemTime) -> bool {
-        let anchors = self.anchors.get(&peer.id.trust_domain()).map(Vec::as_slice).unwrap_or_default();
-        let anchored = anchors.iter().any(|a| a.fingerprint() == peer.anchor && now <= a.not_after());
-        anchored && now <= peer.not_after && !self.denied.covers(&peer.id, &peer.serial, &peer.authorities)
+        let Some(anchor) = self.anchor_of(peer) else { return false };
+        now <= anchor.not_after() && now <= peer.not_after && self.still_anchored(peer)
+    }
+
+    /// Whether what was proved by this anchor would be today, were its certificates not over.
+    pub(super) fn still_anchored(&self, peer: &VerifiedPeer) -> bool {
+        let Some(anchor) = self.anchor_of(peer) else { return false };
+        // An anchor that turned out to be of several trust domains, and an authority that turned out to be another's.
+        let by_rules = anchor.rules() <= peer.keeps && !peer.authorities.iter().any(|key| anchor.is_elsewhere(key));
+        by_rules && !self.denied.covers(&peer.id, &peer.serial, &peer.authorities)
+    }
+
+    fn anchor_of(&self, peer: &VerifiedPeer) -> Option<&Anchor> {
+        let anchors = self.anchors.get(&peer.id.trust_domain())?;
+        anchors.iter().find(|anchor| anchor.fingerprint() == peer.anchor)
     }
 
     /// What is in force, a trust domain each.
@@ -129,6 +180,17 @@ impl Trust {
             authorities: anchors.iter().map(Anchor::authority).collect(),
         };
         self.anchors.iter().map(loaded).collect()
+    }
+}
+
+/// Holds those of this peer's anchors whose keys no other trust domain has to the rules of SPIFFE alone.
+fn dedicate(domain: &TrustDomain, anchors: &mut BTreeMap<TrustDomain, Vec<Anchor>>) {
+    let others = anchors.iter().filter(|(other, _)| *other != domain).flat_map(|(_, anchors)| anchors);
+    let elsewhere: Arc<BTreeSet<AuthorityId>> = Arc::new(others.map(Anchor::authority).collect());
+    for anchor in anchors.get_mut(domain).into_iter().flatten() {
+        if !elsewhere.contains(&anchor.authority()) {
+            *anchor = anchor.clone().dedicated(Arc::clone(&elsewhere));
+        }
     }
 }
 

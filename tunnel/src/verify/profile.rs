@@ -170,6 +170,32 @@ impl Issuer {
         AuthorityId::of_key(&self.key)
     }
 
+    /// Whether a path with so many authorities below this one keeps its path length. Authorities of the same subject and
+    /// issuer count too, which RFC 5280 section 4.2.1.9 would let pass.
+    pub(super) fn spans(&self, below: usize) -> bool {
+        self.path_length.is_none_or(|most| usize::try_from(most).is_ok_and(|most| below <= most))
+    }
+
+    /// Whether it keeps the rules of X509-SVID for an authority below an anchor of `domain` alone, with so many
+    /// authorities between it and the leaf.
+    pub(super) fn authority_below(&self, domain: &TrustDomain, below: usize) -> Result<(), VerifyError> {
+        let breaks = |rule: String| breaks(format!("the intermediate {rule}"));
+        if !self.usage_critical {
+            return breaks("has a key usage that is not critical".into());
+        }
+        if !self.spans(below) {
+            return breaks("may not sign other authorities: its path length is too short".into());
+        }
+        if let Some(other) = self.domain.as_ref().filter(|named| *named != domain) {
+            return breaks(format!("is an authority of {other}, the leaf is of {domain}"));
+        }
+        match &self.constraint {
+            Constraint::None => Ok(()),
+            Constraint::Uri(host) if host == domain.as_str() => Ok(()),
+            _ => breaks(format!("has name constraints other than the URI host {domain}")),
+        }
+    }
+
     /// Whether it keeps our profile of an intermediate of `domain`: issues leaves only, names that trust domain as
     /// its own, and is constrained to it. So a stolen key of one cluster mints no identity of another.
     pub(super) fn intermediate_of(&self, domain: &TrustDomain) -> Result<(), VerifyError> {

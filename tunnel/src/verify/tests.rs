@@ -1,6 +1,7 @@
 //! Chains that are right, and chains that are broken in exactly one thing.
 
 use std::sync::OnceLock;
+use std::time::UNIX_EPOCH;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,

@@ -135,9 +135,10 @@ struct Server {
     address: String,
 }
 
-/// `openssl s_server` that demands a certificate and sends back each line reversed.
-async fn s_server(files: &Files) -> Server {
-    let mut command = openssl(&["s_server", "-accept", "127.0.0.1:0", "-Verify", "3", "-rev", "-tls1_3"]);
+/// `openssl s_server` that demands a certificate; with `-rev` it sends back each line reversed.
+async fn s_server(files: &Files, more: &[&str]) -> Server {
+    let mut command = openssl(&["s_server", "-accept", "127.0.0.1:0", "-Verify", "3", "-tls1_3"]);
+    command.args(more);
     files.identity(&mut command);
     let mut child = start(command);
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -160,7 +161,7 @@ async fn an_openssl_server_takes_our_certificate_and_its_tickets_are_left_alone(
     let pki = Pki::new();
     let west = pki.linked("west", "/ns/shop/sa/web", &["east"]);
     let files = Files::new(&pki, &pki.mint("east", "/ns/shop/sa/checkout", Duration::from_secs(600)));
-    let mut server = s_server(&files).await;
+    let mut server = s_server(&files, &["-rev"]).await;
     let expect = only(id("east", "/ns/shop/sa/checkout"));
     for _ in 0..2 {
         let socket = TcpStream::connect(&server.address).await.unwrap();
@@ -180,4 +181,57 @@ async fn an_openssl_server_takes_our_certificate_and_its_tickets_are_left_alone(
     let refused = connector.connect(ServerName::try_from(SERVER_NAME).unwrap(), socket).await;
     assert_eq!(failure(refused).reason, "wrong_identity");
     server.child.kill().await.unwrap();
+}
+
+/// A session with a ticket and early data, as a client keeps it: of an OpenSSL server with the same identity as ours, for
+/// ours gives none.
+async fn kept_session(files: &Files) -> String {
+    let mut server = s_server(files, &["-early_data", "-max_early_data", "16384"]).await;
+    let kept = files.path("session.pem").display().to_string();
+    let mut command = openssl(&["s_client", "-connect", &server.address, "-noservername", "-sess_out", &kept]);
+    files.identity(&mut command);
+    let mut client = start(command);
+    // It keeps the session when the ticket comes; its input stays open until then.
+    let there = || std::fs::read_to_string(&kept).is_ok_and(|text| text.contains("END SSL SESSION"));
+    let came = async {
+        while !there() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, came).await.unwrap();
+    client.kill().await.unwrap();
+    server.child.kill().await.unwrap();
+    kept
+}
+
+/// T9, T10: a client that brings a session and early data is met with a full handshake, and with a refusal once it is
+/// unlinked or denied.
+#[tokio::test]
+async fn an_openssl_client_that_brings_a_session_and_early_data_is_verified_all_the_same() {
+    let pki = Pki::new();
+    let east = pki.linked("east", "/ns/shop/sa/checkout", &["west"]);
+    let files = Files::new(&pki, &pki.mint("west", "/ns/shop/sa/web", Duration::from_secs(600)));
+    let kept = kept_session(&files).await;
+    let early = files.path("early").display().to_string();
+    std::fs::write(&early, "delete everything\n").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+
+    for more in [&["-sess_in", &kept][..], &["-sess_in", &kept, "-early_data", &early]] {
+        let (peer, said) = tokio::join!(serve_one(&listener, &east), s_client(&address, Some(&files), more));
+        // What is served begins with `hello`: early data would have come first.
+        assert_eq!(peer.unwrap().id().as_str(), "spiffe://west.hawser.test/ns/shop/sa/web");
+        assert!(said.contains("world") && said.contains("New, TLSv1.3"), "{said}");
+        assert!(!said.contains("Reused") && !said.contains("Early data was accepted"), "{said}");
+        assert_eq!(more.len() == 4, said.contains("Early data was rejected"), "{said}");
+    }
+    let denials = Denials { identities: [id("west", "/ns/shop/sa/web")].into(), ..Denials::default() };
+    east.set_denied(denials);
+    let more = ["-sess_in", &kept, "-early_data", &early];
+    let (peer, _) = tokio::join!(serve_one(&listener, &east), s_client(&address, Some(&files), &more));
+    assert_eq!(peer.unwrap_err().reason, "denied");
+    east.set_denied(Denials::default());
+    east.remove_anchors(&domain("west"));
+    let (peer, _) = tokio::join!(serve_one(&listener, &east), s_client(&address, Some(&files), &more));
+    assert_eq!(peer.unwrap_err().reason, "untrusted");
 }

@@ -1,0 +1,34 @@
+//! One implementation of cryptography in everything that is built here: what a second one verifies, or is late to mend,
+//! nobody here looks at.
+
+use std::path::Path;
+use std::process::Command;
+
+/// Whether the workspace uses this package, with the features that are switched on.
+fn used(package: &str) -> bool {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut command = Command::new(env!("CARGO"));
+    command.current_dir(root).args([
+        "tree",
+        "--workspace",
+        "--locked",
+        "--offline",
+        "--prefix",
+        "none",
+        "--edges",
+        "all",
+    ]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8(output.stdout).unwrap();
+    tree.lines().any(|line| line.split_whitespace().next() == Some(package))
+}
+
+#[test]
+fn aws_lc_is_the_only_provider() {
+    assert!(used("aws-lc-rs"), "the tree cannot be read");
+    for other in ["ring", "openssl-sys", "boring-sys", "mbedtls", "wolfssl", "rustls-platform-verifier", "webpki-roots"]
+    {
+        assert!(!used(other), "{other} has come in: find out by what with `cargo tree --edges all --invert {other}`");
+    }
+}
