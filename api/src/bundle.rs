@@ -10,6 +10,9 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value, json};
 
 mod jwk;
+mod jwt;
+
+pub use jwt::{JwtAuthority, JwtKey, KEY_ID_MAX};
 
 /// Largest document, in bytes: a hundred RSA-4096 certificates fit several times.
 pub const DOCUMENT_MAX: usize = 1024 * 1024;
@@ -25,6 +28,8 @@ pub struct Bundle {
     pub refresh_hint: Option<u32>,
     /// X.509 authorities, DER, not checked here. Empty: trust nobody.
     pub x509_authorities: Vec<Vec<u8>>,
+    /// JWT authorities; no two have one name. Empty: no JWT-SVID holds.
+    pub jwt_authorities: Vec<JwtAuthority>,
 }
 
 /// Why a document is not a bundle.
@@ -38,7 +43,8 @@ fn refuse<T>(rule: impl Into<String>) -> Result<T, BundleError> {
 
 impl Bundle {
     /// Reads a JWKS document. Keys of a use or type that this version does not know are passed over; a key that is
-    /// an X.509 authority and cannot be read makes the whole document unusable, as half a bundle would split a fabric.
+    /// an X.509 or JWT authority and cannot be read makes the whole document unusable, as half a bundle would split a
+    /// fabric.
     pub fn parse(document: &str) -> Result<Self, BundleError> {
         if document.len() > DOCUMENT_MAX {
             return refuse(format!("{} bytes, more than {DOCUMENT_MAX}", document.len()));
@@ -58,17 +64,46 @@ impl Bundle {
         if keys.len() > KEYS_MAX {
             return refuse(format!("{} keys, more than {KEYS_MAX}", keys.len()));
         }
-        let authorities = keys.iter().filter_map(|key| x509_authority(key).transpose()).collect::<Result<_, _>>()?;
-        Ok(Self {
+        let mut bundle = Self {
             sequence: integer(object, "spiffe_sequence")?.unwrap_or_default(),
             refresh_hint: integer(object, "spiffe_refresh_hint")?.map(|hint| u32::try_from(hint).unwrap_or(u32::MAX)),
-            x509_authorities: authorities,
-        })
+            ..Self::default()
+        };
+        for key in keys {
+            bundle.take(key)?;
+        }
+        Ok(bundle)
+    }
+
+    fn take(&mut self, key: &Value) -> Result<(), BundleError> {
+        let Some(key) = key.as_object() else {
+            return refuse("a key that is not a JSON object");
+        };
+        // Uses are case-sensitive (section 4.2); other uses and types are for other readers.
+        match key.get("use").and_then(Value::as_str) {
+            Some("x509-svid") => self.x509_authorities.extend(x509_authority(key)?),
+            Some("jwt-svid") => {
+                let Some(new) = jwt::authority(key)? else { return Ok(()) };
+                if self.jwt_authorities.iter().any(|known| known.key_id == new.key_id) {
+                    return refuse(format!("two jwt-svid keys with the `kid` {:?}", new.key_id));
+                }
+                self.jwt_authorities.push(new);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The JWT authorities alone as a JWKS document: what the Workload API hands out for JWT-SVIDs.
+    pub fn jwt_document(&self) -> String {
+        let keys: Vec<Value> = self.jwt_authorities.iter().map(JwtAuthority::to_key).collect();
+        json!({ "keys": keys }).to_string()
     }
 
     /// Writes a JWKS document, the same bytes for the same value.
     pub fn to_document(&self) -> String {
-        let keys: Vec<Value> = self.x509_authorities.iter().map(|der| x509_key(der)).collect();
+        let mut keys: Vec<Value> = self.x509_authorities.iter().map(|der| x509_key(der)).collect();
+        keys.extend(self.jwt_authorities.iter().map(JwtAuthority::to_key));
         let mut document = json!({ "keys": keys, "spiffe_sequence": self.sequence });
         if let (Some(hint), Some(object)) = (self.refresh_hint, document.as_object_mut()) {
             object.insert("spiffe_refresh_hint".into(), hint.into());
@@ -78,14 +113,9 @@ impl Bundle {
     }
 }
 
-/// The authority of one key; `None` if it is of another use or of a type that this version does not know.
-fn x509_authority(key: &Value) -> Result<Option<Vec<u8>>, BundleError> {
-    let Some(key) = key.as_object() else {
-        return refuse("a key that is not a JSON object");
-    };
-    let text = |name| key.get(name).and_then(Value::as_str);
-    let known = matches!(text("kty"), Some("EC" | "RSA" | "OKP"));
-    if !known || text("use") != Some("x509-svid") {
+/// The authority of an `x509-svid` key; `None`: a type that this version does not know.
+fn x509_authority(key: &Map<String, Value>) -> Result<Option<Vec<u8>>, BundleError> {
+    if !matches!(key.get("kty").and_then(Value::as_str), Some("EC" | "RSA" | "OKP")) {
         return Ok(None);
     }
     // Section 4.2.1: exactly one certificate; a reader takes the first and ignores the rest.

@@ -87,7 +87,7 @@ impl Pki {
 
     /// The root as the bundle of any of its clusters.
     pub fn bundle(&self) -> Bundle {
-        Bundle { sequence: 1, refresh_hint: None, x509_authorities: vec![self.root.der.to_vec()] }
+        Bundle { sequence: 1, refresh_hint: None, x509_authorities: vec![self.root.der.to_vec()], ..Bundle::default() }
     }
 
     /// The root certificate.

@@ -6,10 +6,22 @@ fn key(uses: &str, kty: &str, x5c: &str) -> String {
 
 #[test]
 fn a_bundle_reads_back_as_it_was_written() {
-    let bundle =
-        Bundle { sequence: u64::MAX, refresh_hint: Some(300), x509_authorities: vec![vec![1, 2, 3], vec![0x30, 0]] };
+    let named = |key_id: &str, key| JwtAuthority { key_id: key_id.into(), key };
+    let bundle = Bundle {
+        sequence: u64::MAX,
+        refresh_hint: Some(300),
+        x509_authorities: vec![vec![1, 2, 3], vec![0x30, 0]],
+        jwt_authorities: vec![
+            named("b", JwtKey::P256 { x: vec![0; 32], y: vec![255; 32] }),
+            named("a\" \u{1f511}", JwtKey::P384 { x: vec![1; 48], y: vec![2; 48] }),
+            named("c", JwtKey::Rsa { n: vec![3; 256], e: vec![1, 0, 1] }),
+        ],
+    };
     assert_eq!(Bundle::parse(&bundle.to_document()).unwrap(), bundle);
     assert_eq!(bundle.to_document(), bundle.clone().to_document());
+    // What the Workload API hands out has the same keys, and no certificates.
+    let alone = Bundle::parse(&bundle.jwt_document()).unwrap();
+    assert_eq!((alone.x509_authorities.len(), alone.jwt_authorities), (0, bundle.jwt_authorities));
 }
 
 #[test]
@@ -24,6 +36,10 @@ fn what_is_not_a_bundle_is_refused_with_the_rule() {
     let many = format!(r#"{{"keys":[{}]}}"#, vec![key("x509-svid", "EC", r#"["AQID"]"#); KEYS_MAX + 1].join(","));
     let large = format!(r#"{{"keys":[],"x":"{}"}}"#, "x".repeat(DOCUMENT_MAX));
     let deep = format!(r#"{{"keys":[],"x":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+    let jwt = |members: &str| format!(r#"{{"keys":[{{"use":"jwt-svid",{members}}}]}}"#);
+    let one = JwtAuthority { key_id: "k".into(), key: JwtKey::P256 { x: vec![1; 32], y: vec![2; 32] } };
+    let other = JwtAuthority { key: JwtKey::P256 { x: vec![3; 32], y: vec![4; 32] }, ..one.clone() };
+    let twice = Bundle { jwt_authorities: vec![one, other], ..Bundle::default() }.to_document();
     for (document, rule) in [
         ("", "EOF"),
         ("[]", "not a JSON object"),
@@ -41,6 +57,16 @@ fn what_is_not_a_bundle_is_refused_with_the_rule() {
         (r#"{"keys":[{"use":"x509-svid","kty":"EC","x5c":[]}]}"#, "without a certificate"),
         (r#"{"keys":[{"use":"x509-svid","kty":"EC","x5c":[""]}]}"#, "empty certificate"),
         (r#"{"keys":[{"use":"x509-svid","kty":"EC","x5c":["_-_-"]}]}"#, "not base64"),
+        (&jwt(r#""kty":"EC","crv":"P-256""#), "without `kid`"),
+        (&jwt(r#""kid":7,"kty":"EC""#), "without `kid`"),
+        (&jwt(r#""kid":"","kty":"EC""#), "0 bytes"),
+        (&jwt(&format!(r#""kid":"{}","kty":"EC""#, "k".repeat(KEY_ID_MAX + 1))), "257 bytes"),
+        (&jwt(r#""kid":"k","kty":"EC","crv":"P-256","x":"AQID","y":"AQID""#), "wrong length"),
+        (&jwt(r#""kid":"k","kty":"EC","crv":"P-384","x":"AQID","y":"AQID""#), "wrong length"),
+        (&jwt(r#""kid":"k","kty":"EC","crv":"P-256","x":"AQID""#), "no usable `y`"),
+        (&jwt(r#""kid":"k","kty":"EC","crv":"P-256","x":"+/+/","y":"AQID""#), "no usable `x`"),
+        (&jwt(r#""kid":"k","kty":"RSA","n":"AQID","e":"AQAB""#), "wrong length"),
+        (&twice, "two jwt-svid keys"),
         (&many, "101 keys"),
         (&large, "bytes, more than"),
         (&deep, "recursion"),
@@ -54,7 +80,10 @@ fn what_is_not_a_bundle_is_refused_with_the_rule() {
 fn keys_of_other_uses_and_types_are_passed_over_one_by_one() {
     let keys = [
         key("x509-svid", "EC", r#"["AQID","BAUG"]"#), // the first certificate counts
-        key("jwt-svid", "EC", r#"["AQID"]"#),
+        r#"{"use":"jwt-svid","kid":"1","kty":"EC","crv":"P-521"}"#.into(),
+        r#"{"use":"jwt-svid","kid":"1","kty":"OKP","crv":"Ed25519"}"#.into(),
+        r#"{"use":"jwt-svid","kid":"1","kty":"oct","k":"AQID"}"#.into(),
+        r#"{"use":"JWT-SVID"}"#.into(),
         key("wit-svid", "EC", "[]"),
         key("X509-SVID", "EC", r#"["AQID"]"#), // uses are case-sensitive
         key("x509-svid", "oct", "[]"),
@@ -63,6 +92,7 @@ fn keys_of_other_uses_and_types_are_passed_over_one_by_one() {
     ];
     let bundle = Bundle::parse(&format!(r#"{{"keys":[{}],"other":1}}"#, keys.join(","))).unwrap();
     assert_eq!(bundle.x509_authorities, [[1, 2, 3], [4, 5, 6]]);
+    assert!(bundle.jwt_authorities.is_empty());
 }
 
 #[test]

@@ -275,7 +275,7 @@ fn anchors_that_are_no_anchors_are_dropped_with_the_reason() {
         pki.root().to_vec(),
     ];
     let west = Credentials::new(domain("west"), clock);
-    let bundle = Bundle { sequence: 1, refresh_hint: None, x509_authorities: authorities };
+    let bundle = Bundle { sequence: 1, refresh_hint: None, x509_authorities: authorities, ..Bundle::default() };
     let reasons = west.set_anchors(&domain("west"), Anchors::Bundle(bundle)).join("\n");
     for (index, reason) in
         [(1, "not a certificate"), (2, "expired"), (3, "not an authority"), (4, "east.hawser.test"), (6, "twice")]
