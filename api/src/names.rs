@@ -25,6 +25,11 @@ impl NameError {
         Self { what, value, rule }
     }
 
+    /// For an ID that should have been of another trust domain.
+    pub(crate) fn foreign(id: &str) -> Self {
+        Self::new("SPIFFE ID", id, "is not of this cluster's own trust domain")
+    }
+
     /// The rule that was broken, without the value: safe as a metric label.
     pub fn rule(&self) -> &'static str {
         self.rule

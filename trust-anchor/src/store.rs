@@ -64,7 +64,8 @@ impl Store {
         // Counted from the time, so that it does not fall back when this directory is lost.
         let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let sequence = seconds.max(last.sequence + 1);
-        let next = Bundle { sequence, refresh_hint: Some(REFRESH_HINT), x509_authorities: authorities, ..Bundle::default() };
+        let next =
+            Bundle { sequence, refresh_hint: Some(REFRESH_HINT), x509_authorities: authorities, ..Bundle::default() };
         file::replace(&path, next.to_document().as_bytes())
             .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(next)

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 
 pub use check::{VIRTUAL_NETWORK, VirtualNetwork, parse_export_to, together};
 
-use super::{Cluster, EndpointSlice, FailoverPolicy, Link, Object, Service, ServiceExport};
+use super::{Cluster, EndpointSlice, FailoverPolicy, Link, Object, Service, ServiceExport, WorkloadIdentity};
 
 /// Longest file that is read, bytes.
 pub const FILE_MAX: usize = 4 << 20;
@@ -33,6 +33,7 @@ pub const KINDS: &[(&str, &str)] = &[
     ("multicluster.x-k8s.io/v1alpha1", "ServiceExport"),
     ("hawser.dev/v1alpha1", "Link"),
     ("hawser.dev/v1alpha1", "FailoverPolicy"),
+    ("hawser.dev/v1alpha1", "WorkloadIdentity"),
 ];
 
 /// An object and where it stands.
@@ -175,6 +176,9 @@ fn one(document: &str) -> Result<Option<(Object, u64)>, Faults> {
         }
         ("hawser.dev/v1alpha1", "Link") => Object::Link(typed::<Link>(document, &tree)?),
         ("hawser.dev/v1alpha1", "FailoverPolicy") => Object::FailoverPolicy(typed::<FailoverPolicy>(document, &tree)?),
+        ("hawser.dev/v1alpha1", "WorkloadIdentity") => {
+            Object::WorkloadIdentity(typed::<WorkloadIdentity>(document, &tree)?)
+        }
         (version, kind) => return Err(vec![unknown_kind(&tree, version, kind)]),
     };
     let broken = check::object(&object);

@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod core;
 pub mod export;
+pub mod identity;
 pub mod link;
 pub mod load;
 pub mod policy;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use cluster::{Cluster, ClusterSpec, GatewaySpec, ProxySpec, WorkloadSpec};
 pub use core::{EndpointSlice, Service};
 pub use export::ServiceExport;
+pub use identity::{Selectors, WorkloadIdentity, WorkloadIdentitySpec};
 pub use link::{Link, LinkSpec};
 pub use policy::{FailoverPolicy, FailoverSpec};
 
@@ -61,4 +63,6 @@ pub enum Object {
     Link(Link),
     /// A failover policy.
     FailoverPolicy(FailoverPolicy),
+    /// An identity for local processes.
+    WorkloadIdentity(WorkloadIdentity),
 }

@@ -9,6 +9,7 @@ use crate::names::{ClusterName, NameError, Namespace, ServiceName};
 use crate::objects::{Metadata, Object};
 
 mod core;
+mod identity;
 mod ours;
 
 /// Virtual addresses are taken from 127.64.0.0/10: the part of the loopback network (RFC 1122 section 3.2.1.3) that
@@ -91,6 +92,7 @@ pub(super) fn object(object: &Object) -> Vec<Broken> {
         Object::Cluster(cluster) => ours::cluster(&mut rules, cluster),
         Object::Link(link) => ours::link(&mut rules, link),
         Object::FailoverPolicy(policy) => ours::policy(&mut rules, policy),
+        Object::WorkloadIdentity(entry) => identity::entry(&mut rules, entry),
         Object::Service(service) => core::service(&mut rules, service),
         Object::EndpointSlice(slice) => core::slice(&mut rules, slice),
         Object::ServiceExport(export) => core::export(&mut rules, export),
@@ -158,6 +160,7 @@ pub fn together(accepted: &[Located], new: &[Located]) -> Vec<Problem> {
         }
     }
     problems.extend(networks_apart(accepted, new));
+    problems.extend(identity::in_own_domain(accepted, new));
     problems.truncate(super::PROBLEMS_MAX);
     problems
 }
@@ -186,6 +189,11 @@ fn claims_of(object: &Object) -> Vec<Claim> {
         Object::Cluster(_) => claims.push(claim("kind", "the one Cluster of this directory".to_owned())),
         Object::Link(link) => {
             claims.push(claim("spec.trustDomain", format!("trust domain {}", link.spec.trust_domain)));
+        }
+        Object::WorkloadIdentity(entry) => {
+            if let Some(hint) = &entry.spec.hint {
+                claims.push(claim("spec.hint", format!("hint {:?}", clip(hint))));
+            }
         }
         Object::Service(service) => {
             let fixed = service.spec.cluster_ip.as_deref().and_then(|ip| ip.parse::<Ipv4Addr>().ok());
@@ -244,6 +252,7 @@ impl Object {
             Self::ServiceExport(_) => "ServiceExport",
             Self::Link(_) => "Link",
             Self::FailoverPolicy(_) => "FailoverPolicy",
+            Self::WorkloadIdentity(_) => "WorkloadIdentity",
         }
     }
 
@@ -256,12 +265,13 @@ impl Object {
             Self::ServiceExport(o) => &o.metadata,
             Self::Link(o) => &o.metadata,
             Self::FailoverPolicy(o) => &o.metadata,
+            Self::WorkloadIdentity(o) => &o.metadata,
         }
     }
 
     /// Whether objects of this kind live in namespaces.
     pub fn namespaced(&self) -> bool {
-        !matches!(self, Self::Cluster(_) | Self::Link(_))
+        !matches!(self, Self::Cluster(_) | Self::Link(_) | Self::WorkloadIdentity(_))
     }
 
     /// Such as `Service shop/checkout` or `Link east`.

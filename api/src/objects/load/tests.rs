@@ -1,5 +1,7 @@
 use super::*;
 
+mod identity;
+
 fn refused(text: &str) -> Vec<String> {
     parse("a.yaml", text).expect_err(text).iter().map(ToString::to_string).collect()
 }
