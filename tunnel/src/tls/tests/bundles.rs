@@ -13,7 +13,7 @@ struct Shape {
 
 fn bundle(anchors: &[&CertificateDer<'_>]) -> Anchors {
     let x509_authorities = anchors.iter().map(|der| der.to_vec()).collect();
-    Anchors::Bundle(Bundle { sequence: 1, refresh_hint: None, x509_authorities })
+    Anchors::Bundle(Bundle { sequence: 1, refresh_hint: None, x509_authorities, ..Bundle::default() })
 }
 
 fn root(key: &Key) -> Certificate {
