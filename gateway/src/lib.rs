@@ -118,6 +118,7 @@ pub async fn bind(config: &Config, sources: Sources, process: &Process) -> anyho
     }
     let gateway = Arc::new(Gateway::new(config, sources.credentials, process));
     process.spawn(announce_identity(gateway.credentials.clone(), process.clone()));
+    process.spawn(watch::report(gateway.credentials.clone(), sources.status.clone()));
     process.spawn(watch::follow(Arc::clone(&gateway), sources.tables, sources.status, process.clone()));
     process.spawn(watch::enforce(Arc::clone(&gateway)));
     let listening = ListenConfig { reset_key: reset::key(&config.discovery.last_known), ..ListenConfig::default() };

@@ -8,9 +8,10 @@ use hawser_api::TrustDomain;
 use hawser_api::proto::discovery::{Role, Status};
 use hawser_runtime::subscribe::{self, Subscription, Table};
 use hawser_runtime::{Process, clock};
-use hawser_tunnel::tls::Anchors;
+use hawser_tunnel::report;
+use hawser_tunnel::tls::{Anchors, Credentials};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::Gateway;
 use crate::config::Config;
@@ -19,6 +20,9 @@ use crate::table::Tables;
 
 /// How often the ends of certificates are looked at, and what is idle forgotten.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How old the count of live sessions in a report may be.
+const LIVE: Duration = Duration::from_millis(500);
 
 /// Subscribes to the mirror controller.
 pub(crate) fn subscribe(config: &Config, process: &Process) -> (watch::Receiver<Arc<Table>>, watch::Sender<Status>) {
@@ -33,6 +37,22 @@ pub(crate) fn subscribe(config: &Config, process: &Process) -> (watch::Receiver<
     };
     process.spawn(subscribe::run(subscription, tables_to, status));
     (tables, status_to)
+}
+
+/// Tells the mirror controller what is in memory: at once when trust changes, and within [`LIVE`] when what rests on it
+/// does.
+pub(crate) async fn report(credentials: Credentials, status: watch::Sender<Status>) {
+    let mut generation = credentials.generation();
+    loop {
+        generation.mark_unchanged();
+        let trust = Some(report::trust(&credentials));
+        status.send_if_modified(|status| {
+            let differs = status.trust != trust;
+            status.trust = trust;
+            differs
+        });
+        let _ = timeout(LIVE, generation.changed()).await;
+    }
 }
 
 /// Each table becomes the snapshot.

@@ -13,6 +13,7 @@ pub mod apply;
 pub mod catalog;
 pub mod config;
 pub mod discovery;
+pub mod fabric;
 pub mod metrics;
 mod pages;
 pub mod plan;
@@ -32,10 +33,16 @@ use hawser_tunnel::tls::Credentials;
 pub use config::Config;
 
 use catalog::listen::{CatalogServer, Sessions};
+use fabric::Fabric;
 use metrics::Metrics;
 use reconcile::Outputs;
 use watch::links::Links;
 use world::{Store, World};
+
+/// Milliseconds since the epoch.
+fn now_ms() -> i64 {
+    clock::millis(clock::now())
+}
 
 /// Runs a mirror controller until it has drained.
 pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
@@ -55,20 +62,22 @@ pub async fn serve(config: Config, credentials: Credentials, process: Process) -
         process.set_ready(condition, false);
     }
     let store = Store::new(World::new(config.cluster.clone(), config.identity.trust_domain.clone()));
-    let outputs = Outputs::default();
+    let (outputs, fabric) = (Outputs::default(), Fabric::new(credentials.clone()));
     let metrics = Metrics::default();
     metrics.register(&mut process.registry.lock());
     pages::add(&process, &outputs.plans.subscribe());
-    let listening = listen(&config, &process, &store, &outputs, &credentials).await?;
+    let listening = listen(&config, &process, (&store, &fabric), &outputs, &credentials).await?;
     let links = Links {
         store: store.clone(),
         credentials: credentials.clone(),
         dialer: Dialer::new(credentials.clone(), DialerConfig::default()),
         catalogs: config.state.join("catalogs"),
         metrics: metrics.clone(),
+        fabric: fabric.clone(),
         plans: outputs.plans.subscribe(),
     };
     process.spawn(links.run(process.clone()));
+    process.spawn(watch::fabric::report(fabric, store.clone(), config.identity.socket.clone()));
     process.spawn(reconcile::run(store.clone(), outputs.clone(), metrics.clone()));
     process.spawn(reconcile::write(config.output.clone(), outputs.plans.subscribe()));
     let reloaded = metrics.clone();
@@ -83,7 +92,7 @@ pub async fn serve(config: Config, credentials: Credentials, process: Process) -
 async fn listen(
     config: &Config,
     process: &Process,
-    store: &Store,
+    (store, fabric): (&Store, &Fabric),
     outputs: &Outputs,
     credentials: &Credentials,
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + use<>> {
@@ -99,11 +108,13 @@ async fn listen(
         credentials: credentials.clone(),
         published: outputs.published.subscribe(),
         store: store.clone(),
+        fabric: fabric.clone(),
         sessions: Sessions::default(),
     };
     process.spawn(server.run(catalog, process.clone()));
     let socket = discovery::listen::bind(&config.socket)?;
-    let discovery = discovery::listen::Server::new(outputs.published.subscribe(), store.clone(), process.clone());
+    let discovery =
+        discovery::listen::Server::new(outputs.published.subscribe(), store.clone(), fabric.clone(), process.clone());
     process.set_ready("listening", true);
     Ok(discovery.run(socket))
 }

@@ -7,6 +7,7 @@
 //!       ─▶ destinations (local, mirrors, clusterset) ─▶ Destination resources
 //!       ─▶ peers                            ─▶ Peer resources
 //!       ─▶ statuses
+//! what validators say ─▶ proof (what peers and the trust anchor are told)
 //! ```
 //!
 //! The same world gives the same plan, whatever happened before.
@@ -16,6 +17,7 @@ pub mod destinations;
 pub mod exports;
 pub mod local;
 pub mod mirrors;
+pub mod proof;
 pub mod statuses;
 
 use std::collections::BTreeMap;

@@ -125,8 +125,11 @@ fn follow(config: &Config, inbound: &Arc<Inbound>, bound: &channel::Receiver<Arc
         role: Role::Proxy,
         name: config.name.to_string(),
     };
-    let (report, reported) = channel::channel(Status::default());
+    // Whoever is first in what follows: the name is there.
+    let first = Status { role: Role::Proxy.into(), name: config.name.to_string(), ..Status::default() };
+    let (report, reported) = channel::channel(first);
     process.spawn(subscribe::run(subscription, tables, reported));
+    process.spawn(watch::report(context.credentials.clone(), report.clone()));
     process.spawn(status(context.clone(), bound.clone(), report));
 }
 
@@ -148,7 +151,7 @@ async fn status(context: Arc<Context>, mut bound: channel::Receiver<Arc<Bound>>,
         });
         let mut gateways: Vec<_> = gateways.collect();
         gateways.sort_by(|a, b| (&a.cluster, &a.gateway).cmp(&(&b.cluster, &b.gateway)));
-        let status = Status {
+        let mut status = Status {
             role: Role::Proxy.into(),
             name: context.name.clone(),
             loaded_version: loaded.version,
@@ -157,10 +160,10 @@ async fn status(context: Arc<Context>, mut bound: channel::Receiver<Arc<Bound>>,
             trust: None,
         };
         report.send_if_modified(|now| {
+            // What is there is another's to say.
+            status.trust.clone_from(&now.trust);
             let differs = *now != status;
-            if differs {
-                *now = status;
-            }
+            *now = status;
             differs
         });
         tokio::select! {

@@ -10,6 +10,7 @@ use hawser_api::bundle::Bundle;
 use hawser_api::proto::discovery::{self as wire, resource::Kind};
 use hawser_runtime::clock;
 use hawser_runtime::subscribe::Table;
+use hawser_tunnel::report;
 use hawser_tunnel::tls::{Anchors, Credentials};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
@@ -18,6 +19,9 @@ use tokio::sync::watch;
 use crate::inbound::Inbound;
 use crate::metrics::Latency;
 use crate::resources;
+
+/// How old the count of live sessions in a report may be.
+const LIVE: Duration = Duration::from_millis(500);
 
 /// Families of this file.
 #[derive(Debug, Default)]
@@ -78,6 +82,22 @@ pub async fn tables(inbound: Arc<Inbound>, mut incoming: watch::Receiver<Arc<Tab
         }
         before = table;
         context.process.set_ready("tables", true);
+    }
+}
+
+/// Tells the mirror controller what is in memory: at once when trust changes, and within [`LIVE`] when what rests on it
+/// does. Runs until dropped.
+pub async fn report(credentials: Credentials, status: watch::Sender<wire::Status>) {
+    let mut generation = credentials.generation();
+    loop {
+        generation.mark_unchanged();
+        let trust = Some(report::trust(&credentials));
+        status.send_if_modified(|status| {
+            let differs = status.trust != trust;
+            status.trust = trust;
+            differs
+        });
+        let _ = tokio::time::timeout(LIVE, generation.changed()).await;
     }
 }
 

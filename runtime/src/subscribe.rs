@@ -32,6 +32,8 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_
 const UPDATE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Resources in a table, for the same reason.
 const RESOURCES_MAX: usize = 200_000;
+/// What has not changed is said again after this long.
+const REPORT_AGAIN: Duration = Duration::from_secs(3);
 /// Statuses that change faster are reported together.
 const REPORT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -166,9 +168,15 @@ async fn report(channel: Channel, status: watch::Receiver<Status>) {
 fn statuses(status: watch::Receiver<Status>) -> impl Stream<Item = Status> {
     futures_util::stream::unfold((status, true), |(mut status, first)| async move {
         if !first {
-            // No sender: the daemon is ending.
-            status.changed().await.ok()?;
-            tokio::time::sleep(REPORT_PAUSE).await;
+            match tokio::time::timeout(REPORT_AGAIN, status.changed()).await {
+                Ok(changed) => {
+                    // No sender: the daemon is ending.
+                    changed.ok()?;
+                    tokio::time::sleep(REPORT_PAUSE).await;
+                }
+                // Nothing new: said again, so that the controller knows that it still holds.
+                Err(_) => {}
+            }
         }
         let now = status.borrow_and_update().clone();
         Some((now, (status, false)))

@@ -22,6 +22,7 @@ use crate::tls::{Anchors, Credentials, Identity};
 mod client;
 mod store;
 
+pub use client::report_fabric;
 use store::{Store, Stored};
 
 /// Where an identity comes from and where it is kept.

@@ -21,6 +21,7 @@ pub mod listen;
 pub mod open;
 pub mod pool;
 pub mod quic;
+pub mod report;
 pub mod sealed;
 #[cfg(any(test, feature = "testing"))]
 pub mod sim;

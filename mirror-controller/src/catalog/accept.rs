@@ -10,7 +10,7 @@ use hawser_api::objects::link::RefusedImport;
 use hawser_api::proto::catalog;
 use hawser_api::{ServiceKey, ServiceName, SpiffeId, TrustDomain};
 
-use super::limits::{IDENTITIES_MAX, PORTS_MAX, REJECTIONS_MAX, SERVICES_MAX};
+use super::limits::{AUTHORITIES_MAX, IDENTITIES_MAX, PORTS_MAX, REJECTIONS_MAX, SERVICES_MAX};
 use crate::world::{Catalog, Offer, OfferedPort};
 
 /// Withdrawn services whose callers are told why; more are forgotten.
@@ -22,6 +22,8 @@ pub const REFUSED_MAX: usize = 1000;
 pub const CATALOG_MAX: usize = 32 << 20;
 /// Longest reason that is taken from a peer, in characters.
 const REASON_MAX: usize = 200;
+/// Of the name of an authority: SHA-256.
+const KEY: usize = 32;
 /// More ready endpoints than this change nothing.
 const ENDPOINTS_MAX: u32 = 1_000_000;
 
@@ -185,6 +187,17 @@ pub fn rejections(told: &[catalog::Rejection]) -> BTreeMap<ServiceKey, String> {
         Some((key, reason))
     };
     told.iter().take(REJECTIONS_MAX).filter_map(one).collect()
+}
+
+/// What a peer says of our bundle: keys that are keys, numbers as they are. Who reads it knows that it is a peer's word.
+pub fn acknowledgement(told: catalog::TrustAcknowledgement) -> catalog::TrustAcknowledgement {
+    let mut told = told;
+    told.authorities.retain(|key| key.len() == KEY);
+    told.authorities.truncate(AUTHORITIES_MAX);
+    // One without a name stands for many: it is kept.
+    told.dependences.retain(|one| one.authority.is_empty() || one.authority.len() == KEY);
+    told.dependences.truncate(AUTHORITIES_MAX);
+    told
 }
 
 /// The catalog as an update from which it can be read back, for the disk.

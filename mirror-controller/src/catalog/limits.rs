@@ -10,6 +10,8 @@ pub const MESSAGE_MAX: usize = 4 << 20;
 pub const SERVICES_MAX: usize = 10_000;
 /// Rejections that an importer may tell at once (and one field more or less).
 pub const REJECTIONS_MAX: usize = 1000;
+/// Authorities, and dependences, that an importer may tell of at once.
+pub const AUTHORITIES_MAX: usize = 200;
 /// Ports of one service.
 pub const PORTS_MAX: usize = 64;
 /// Identities of one service.
@@ -51,11 +53,23 @@ fn check_service(message: &[u8]) -> Result<(), OverLimit> {
     })
 }
 
-/// Looks at an encoded `WatchRequest` or `Acknowledgement`, in which rejections have tag 2 and 1: nothing else of
-/// either is repeated.
+/// Looks at an encoded `WatchRequest`: nothing of it is repeated but rejections.
 pub fn check_request(message: &[u8]) -> Result<(), OverLimit> {
     let mut rejections = 0;
     fields(message, |_, _| count(&mut rejections, "rejections", REJECTIONS_MAX))
+}
+
+/// Looks at an encoded `Acknowledgement`. Its `trust` may come in several pieces, which the decoder puts together.
+pub fn check_acknowledgement(message: &[u8]) -> Result<(), OverLimit> {
+    let (mut rejections, mut authorities, mut dependences) = (0, 0, 0);
+    fields(message, |tag, nested| match tag {
+        2 => fields(nested, |tag, _| match tag {
+            2 => count(&mut authorities, "authorities", AUTHORITIES_MAX),
+            3 => count(&mut dependences, "dependences", AUTHORITIES_MAX),
+            _ => Ok(()),
+        }),
+        _ => count(&mut rejections, "rejections", REJECTIONS_MAX),
+    })
 }
 
 fn count(seen: &mut usize, what: &'static str, max: usize) -> Result<(), OverLimit> {
@@ -92,7 +106,9 @@ fn fields(mut message: &[u8], mut visit: impl FnMut(u32, &[u8]) -> Result<(), Ov
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hawser_api::proto::catalog::{Port, Service, ServiceName, Update};
+    use hawser_api::proto::catalog::{
+        Acknowledgement, Dependence, Port, Rejection, Service, ServiceName, TrustAcknowledgement, Update,
+    };
     use prost::Message;
 
     fn update(services: Vec<Service>) -> Vec<u8> {
@@ -116,6 +132,31 @@ mod tests {
         assert!(check_update(&update(vec![ports])).is_err());
         let names = Service { identities: vec![String::new(); IDENTITIES_MAX + 1], ..Service::default() };
         assert!(check_update(&update(vec![names])).is_err());
+    }
+
+    #[test]
+    fn an_acknowledgement_is_counted_over_all_its_pieces() {
+        let trust = TrustAcknowledgement {
+            authorities: vec![vec![1; 32]; AUTHORITIES_MAX],
+            dependences: vec![Dependence::default(); AUTHORITIES_MAX],
+            ..TrustAcknowledgement::default()
+        };
+        let rejections = vec![Rejection::default(); REJECTIONS_MAX];
+        let mut bytes = Acknowledgement { rejections, trust: Some(trust) }.encode_to_vec();
+        assert_eq!(check_acknowledgement(&bytes), Ok(()));
+        let more = TrustAcknowledgement { authorities: vec![vec![]], ..TrustAcknowledgement::default() };
+        bytes.extend(Acknowledgement { rejections: vec![], trust: Some(more) }.encode_to_vec());
+        assert_eq!(check_acknowledgement(&bytes), Err(OverLimit::Count("authorities", AUTHORITIES_MAX)));
+        // A million empty keys are two megabytes on the wire and fifty in memory.
+        let many = [0x12, 0x00].repeat(1_000_000);
+        let piece = [&[0x12][..], &prost_length(many.len()), &many].concat();
+        assert!(check_acknowledgement(&piece).is_err());
+    }
+
+    fn prost_length(length: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        prost::encoding::encode_varint(length as u64, &mut out);
+        out
     }
 
     #[test]

@@ -30,6 +30,7 @@ use prost::Message;
 use super::grpc::GrpcError;
 use super::{ACKNOWLEDGE_PATH, HEARTBEAT, LEASE, WATCH_PATH, accept, grpc, limits};
 use crate::discovery::table::Published;
+use crate::fabric::Fabric;
 use crate::world::Store;
 
 type Offers = BTreeMap<ServiceKey, Service>;
@@ -61,6 +62,8 @@ pub struct CatalogServer {
     pub published: watch::Receiver<Option<Arc<Published>>>,
     /// Where what peers acknowledge goes.
     pub store: Store,
+    /// Where what they say of our bundle goes.
+    pub fabric: Fabric,
     /// How many sessions each trust domain has.
     pub sessions: Sessions,
 }
@@ -164,7 +167,11 @@ impl CatalogServer {
         let Some(cluster) = linked(self.published.clone(), peer).await else {
             return answer(&mut respond, 7, "this trust domain is not linked, or this is not its mirror controller");
         };
-        let mut reader = grpc::Reader::new(request.into_body(), limits::check_request);
+        let check = match method {
+            Method::Watch => limits::check_request,
+            Method::Acknowledge => limits::check_acknowledgement,
+        };
+        let mut reader = grpc::Reader::new(request.into_body(), check);
         match method {
             Method::Watch => {
                 let Ok(Ok(Some(request))) = tokio::time::timeout(REQUEST, reader.next::<WatchRequest>()).await else {
@@ -178,6 +185,9 @@ impl CatalogServer {
                     return answer(&mut respond, 3, "one Acknowledgement is wanted");
                 };
                 self.acknowledged(&cluster, &told.rejections);
+                if let Some(trust) = told.trust {
+                    self.fabric.acknowledged(&cluster, accept::acknowledgement(trust), crate::now_ms());
+                }
                 tokio::time::sleep(ACKNOWLEDGE_PACE).await;
                 if let Ok(mut stream) = respond.send_response(accepted(), false)
                     && grpc::send(&mut stream, grpc::encode(&AcknowledgementReply {})).await.is_ok()

@@ -20,6 +20,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Streaming};
 
 use super::table::{self, Published, Table};
+use crate::fabric::{self, Fabric};
 use crate::world::Store;
 
 /// Subscribers at once. A machine runs a handful; the bound only keeps a runaway from taking the rest down.
@@ -32,6 +33,7 @@ const LISTENERS_MAX: usize = 100_000;
 pub struct Server {
     published: watch::Receiver<Option<Arc<Published>>>,
     store: Store,
+    fabric: Fabric,
     process: Process,
     subscribers: Arc<AtomicUsize>,
 }
@@ -49,9 +51,14 @@ pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
 }
 
 impl Server {
-    /// Gives out `published`, and puts what is reported into `store`.
-    pub fn new(published: watch::Receiver<Option<Arc<Published>>>, store: Store, process: Process) -> Self {
-        Self { published, store, process, subscribers: Arc::default() }
+    /// Gives out `published`, and puts what is reported into `store` and `fabric`.
+    pub fn new(
+        published: watch::Receiver<Option<Arc<Published>>>,
+        store: Store,
+        fabric: Fabric,
+        process: Process,
+    ) -> Self {
+        Self { published, store, fabric, process, subscribers: Arc::default() }
     }
 
     /// Serves until the process drains.
@@ -131,14 +138,18 @@ impl Discovery for Server {
         let _seat = self.admit()?;
         let mut reports = request.into_inner();
         let mut name = None;
+        let mut trust = self.fabric.stream();
         loop {
             let report = tokio::select! {
                 () = self.process.drain.cancelled() => break,
                 report = reports.message() => report,
             };
-            let Ok(Some(report)) = report else { break };
+            let Ok(Some(mut report)) = report else { break };
             if report.listeners.len() > LISTENERS_MAX {
                 return Err(tonic::Status::resource_exhausted(format!("more than {LISTENERS_MAX} listeners")));
+            }
+            if let Some(kind) = fabric::Kind::of(report.role()) {
+                trust.heard(kind, &report.name, report.trust.take(), crate::now_ms());
             }
             if report.role() == Role::Proxy {
                 name = Some(report.name.clone());

@@ -26,11 +26,13 @@ use hawser_tunnel::tls::{Credentials, Expect};
 use http::{HeaderValue, Request};
 use prost::Message;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::catalog::grpc::{self, GrpcError};
 use crate::catalog::{ACKNOWLEDGE_PATH, HEARTBEAT, LEASE, WATCH_PATH, accept, limits};
+use crate::fabric::Fabric;
 use crate::metrics::Metrics;
-use crate::plan::Plan;
+use crate::plan::{Plan, proof};
 use crate::world::Store;
 
 /// The catalog, as [`labels::SYSTEM_NAMESPACE`], [`labels::CATALOG_SERVICE`] and [`labels::CATALOG_PORT`] name it.
@@ -52,6 +54,12 @@ const LEASE_MIN: Duration = Duration::from_millis(500);
 const PACE: Duration = Duration::from_millis(10);
 /// Parts that one change may be cut into.
 const PARTS_MAX: usize = 64;
+/// What the peer knows of our validators is no older than this.
+const REPEAT: Duration = Duration::from_secs(2);
+/// From one acknowledgement to the next.
+const TELL_PACE: Duration = Duration::from_millis(200);
+/// gRPC's status of a method that a peer does not know.
+const UNIMPLEMENTED: u32 = 12;
 /// All that a peer is told of a refusal that is this cluster's own affair.
 const NOT_TAKEN: &str = "this cluster does not take it: its Link's status says why";
 
@@ -71,6 +79,8 @@ pub struct Client {
     pub store: Store,
     /// Counters.
     pub metrics: Metrics,
+    /// What our validators hold of it.
+    pub fabric: Fabric,
     /// What was made of what it offers.
     pub plans: watch::Receiver<Option<Arc<Plan>>>,
 }
@@ -243,22 +253,39 @@ impl Client {
         refused.iter().filter_map(rejection).collect()
     }
 
-    /// Tells the peer whenever that changes. A peer that does not want to know is not asked again.
-    async fn acknowledge(&self, requests: SendRequest<Bytes>, mut told: Vec<Rejection>) {
-        let mut plans = self.plans.clone();
+    /// What the peer is told of its services and of its bundle.
+    fn acknowledgement(&self) -> Acknowledgement {
+        let validators = self.fabric.validators(&self.store.now());
+        let trust = proof::acknowledgement(&validators, &self.domain, false, crate::now_ms());
+        Acknowledgement { rejections: self.rejections(), trust: Some(trust) }
+    }
+
+    /// Tells the peer whenever that changes, and at times anyway, so that it knows that it still holds. A peer that does
+    /// not want to know is not asked again.
+    async fn acknowledge(&self, requests: SendRequest<Bytes>, rejections: Vec<Rejection>) {
+        let (mut plans, mut changes) = (self.plans.clone(), self.fabric.changes());
+        let mut told = Acknowledgement { rejections, trust: None };
+        let mut due = Instant::now();
         loop {
-            let rejections = self.rejections();
-            if rejections != told {
-                told.clone_from(&rejections);
-                let message = Acknowledgement { rejections, trust: None };
+            (plans.mark_unchanged(), changes.mark_unchanged());
+            let message = self.acknowledgement();
+            if Instant::now() >= due || differs(&told, &message) {
                 let sent = tokio::time::timeout(CONNECT, ask(requests.clone(), ACKNOWLEDGE_PATH, &message)).await;
-                if !matches!(sent, Ok(Ok(_))) {
-                    break;
+                match sent {
+                    Ok(Err(GrpcError::Status { code: UNIMPLEMENTED, .. })) => break,
+                    Ok(Ok(_)) => told = message,
+                    // Lost, or not answered: said again.
+                    _ => {}
                 }
+                due = Instant::now() + REPEAT;
             }
-            if plans.changed().await.is_err() {
-                break;
+            tokio::select! {
+                changed = plans.changed() => if changed.is_err() { break },
+                () = changes.changed() => {}
+                () = tokio::time::sleep_until(due) => {}
             }
+            // Of what changes all the time, the peer is told this often.
+            tokio::time::sleep(TELL_PACE).await;
         }
         std::future::pending().await
     }
@@ -355,6 +382,14 @@ impl Client {
             error => unreachable(&self.peer, &format!("its catalog broke off: {error}")),
         }
     }
+}
+
+fn differs(told: &Acknowledgement, now: &Acknowledgement) -> bool {
+    let same = match (&told.trust, &now.trust) {
+        (Some(told), Some(now)) => proof::same(told, now),
+        (told, now) => told.is_none() && now.is_none(),
+    };
+    !same || told.rejections != now.rejections
 }
 
 /// Begins a call with its one message.

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{catalog, gateways, last_known};
+use crate::fabric::Fabric;
 use crate::metrics::Metrics;
 use crate::plan::Plan;
 use crate::world::{Catalog, PeerState, Store, World};
@@ -35,6 +36,8 @@ pub struct Links {
     pub catalogs: PathBuf,
     /// Counters.
     pub metrics: Metrics,
+    /// What validators say.
+    pub fabric: Fabric,
     /// What was made of what peers offer.
     pub plans: watch::Receiver<Option<Arc<Plan>>>,
 }
@@ -90,6 +93,7 @@ impl Links {
         // What one trust domain said is not another's, whatever the Link is called.
         if links.get(name).is_none_or(|link| link.spec.trust_domain != *domain) {
             self.store.update(clock::millis(clock::now()), |world| world.peers.remove(name).is_some());
+            self.fabric.forget(name);
         }
         if !links.contains_key(name) {
             last_known::forget(&self.catalogs, name);
@@ -111,6 +115,7 @@ impl Links {
             credentials: self.credentials.clone(),
             store: self.store.clone(),
             metrics: self.metrics.clone(),
+            fabric: self.fabric.clone(),
             plans: self.plans.clone(),
         };
         let probes = gateways::run(

@@ -24,6 +24,7 @@ use hawser_runtime::config::{IdentityConfig, ProcessConfig};
 use hawser_runtime::subscribe::{self, Subscription, Table};
 use hawser_tunnel::listen::{Arrival, ListenConfig, Tunnel, TunnelListener};
 use hawser_tunnel::open::OpenedAnswer;
+use hawser_tunnel::report;
 use hawser_tunnel::stream::TunnelStream;
 use hawser_tunnel::testing::{Pki, domain};
 use tempfile::TempDir;
@@ -242,6 +243,7 @@ impl Gateway {
     async fn start(pki: &Pki, cluster: &'static str, peers: &[&str], index: usize, discovery: PathBuf) -> Self {
         let credentials = pki.linked(cluster, "/ns/hawser-system/sa/gateway", peers);
         let address = "127.0.0.1:0".parse().unwrap();
+        let trust = Some(report::trust(&credentials));
         let listener = TunnelListener::bind(address, credentials, ListenConfig::default()).await.unwrap();
         let (stop, mute) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
         let address = listener.local_addr();
@@ -251,6 +253,7 @@ impl Gateway {
         let door = Door { names, muted: mute.clone(), ended: stop.clone() };
         tokio::spawn(async move {
             let table = Subscriber::new(discovery, last_known, Role::Gateway, &format!("g{index}"));
+            table.status.send_modify(|status| status.trust = trust);
             let ended = door.ended.clone();
             ended.run_until_cancelled(door.listen(listener, table.tables.clone())).await;
         });

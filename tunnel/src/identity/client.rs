@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures_util::Stream;
 use hawser_api::proto::issuer::issuer_client::IssuerClient;
-use hawser_api::proto::issuer::{Bundle, IssueReply, IssueRequest, WatchBundleRequest};
+use hawser_api::proto::issuer::{Bundle, FabricReport, IssueReply, IssueRequest, WatchBundleRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -46,6 +47,15 @@ pub(super) async fn issue(socket: &Path, request: IssueRequest) -> Result<IssueR
 pub(super) async fn watch_bundle(socket: &Path) -> Result<Streaming<Bundle>, Status> {
     let asked = async { Ok(connect(socket).await?.watch_bundle(WatchBundleRequest {}).await?.into_inner()) };
     within(asked).await
+}
+
+/// Tells the trust anchor who has loaded what, until either side ends it.
+pub async fn report_fabric(
+    socket: &Path,
+    reports: impl Stream<Item = FabricReport> + Send + 'static,
+) -> Result<(), Status> {
+    let mut client = within(async { connect(socket).await }).await?;
+    client.report_fabric(reports).await.map(drop)
 }
 
 async fn within<T>(asked: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {

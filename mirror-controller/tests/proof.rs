@@ -1,0 +1,142 @@
+//! Who has loaded what reaches peers and the trust anchor, over real sockets.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "used by tests only, where a panic is the report")]
+
+mod support;
+
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::Stream;
+use hawser_api::proto::discovery::{Role, Status};
+use hawser_api::proto::issuer::issuer_server::{Issuer, IssuerServer};
+use hawser_api::proto::issuer::{
+    Bundle, FabricReport, FabricReportReply, IssueReply, IssueRequest, LinkedPeer, WatchBundleRequest,
+};
+use hawser_tunnel::report;
+use hawser_tunnel::testing::Pki;
+use support::{Cluster, Subscriber, within};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Request, Response, Streaming};
+
+/// A trust anchor that only listens.
+#[derive(Clone)]
+struct Ear(watch::Sender<FabricReport>);
+
+type Refused = tonic::Status;
+
+#[tonic::async_trait]
+impl Issuer for Ear {
+    type WatchBundleStream = Pin<Box<dyn Stream<Item = Result<Bundle, Refused>> + Send>>;
+
+    async fn issue(&self, _: Request<IssueRequest>) -> Result<Response<IssueReply>, Refused> {
+        Err(Refused::unimplemented("it only listens"))
+    }
+
+    async fn watch_bundle(&self, _: Request<WatchBundleRequest>) -> Result<Response<Self::WatchBundleStream>, Refused> {
+        Err(Refused::unimplemented("it only listens"))
+    }
+
+    async fn report_fabric(
+        &self,
+        request: Request<Streaming<FabricReport>>,
+    ) -> Result<Response<FabricReportReply>, Refused> {
+        let mut reports = request.into_inner();
+        while let Some(report) = reports.message().await? {
+            self.0.send_replace(report);
+        }
+        Ok(Response::new(FabricReportReply {}))
+    }
+}
+
+/// Listens at a cluster's trust anchor's socket.
+fn listen(socket: &Path) -> watch::Receiver<FabricReport> {
+    let (to, heard) = watch::channel(FabricReport::default());
+    let incoming = UnixListenerStream::new(UnixListener::bind(socket).unwrap());
+    let service = IssuerServer::new(Ear(to));
+    let shutdown = std::future::pending();
+    let server = tonic::transport::Server::builder();
+    tokio::spawn(async move { server.serve_with_incoming_shutdown(service, incoming, shutdown).await });
+    heard
+}
+
+/// A validator of a cluster that reports what these credentials hold.
+fn validator(cluster: &Cluster, pki: &Pki, role: Role, name: &str) -> Subscriber {
+    let credentials =
+        pki.linked(cluster.name, "/ns/shop/sa/back", &[if cluster.name == "west" { "east" } else { "west" }]);
+    let trust = Some(report::trust(&credentials));
+    let subscriber =
+        Subscriber::new(cluster.path("discovery.sock"), cluster.path(&format!("tables-{name}")), role, name);
+    subscriber.status.send_replace(Status { role: role.into(), name: name.into(), trust, ..Status::default() });
+    subscriber
+}
+
+async fn peer(
+    heard: &mut watch::Receiver<FabricReport>,
+    what: &str,
+    wanted: impl Fn(&LinkedPeer) -> bool,
+) -> LinkedPeer {
+    let find = |report: &FabricReport| report.peers.first().filter(|peer| wanted(peer)).cloned();
+    let report = within(what, heard.wait_for(|report| find(report).is_some())).await.unwrap().clone();
+    find(&report).unwrap()
+}
+
+fn silent(peer: &LinkedPeer) -> Option<(u32, u32)> {
+    peer.acknowledgement.as_ref().map(|told| (told.validators, told.silent))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trust_anchor_learns_what_the_validators_of_a_peer_have_loaded() {
+    let pki = Arc::new(Pki::new());
+    let mut west = Cluster::new(&pki, "west", &["east"], 1).await;
+    let mut east = Cluster::new(&pki, "east", &["west"], 1).await;
+    west.link(&[&east]);
+    east.link(&[&west]);
+    let mut heard = listen(&east.path("trust-anchor.sock"));
+    west.start();
+    east.start();
+
+    // West's one proxy has not spoken: its gateway and its mirror controller alone are no proof.
+    let told = peer(&mut heard, "an acknowledgement", |peer| silent(peer) == Some((3, 1))).await;
+    assert!(told.alive && told.seen_ms > 0);
+    let root = report::trust(&pki.credentials("east", "/ns/x/sa/y")).loaded[0].authorities.clone();
+
+    let proxy = validator(&west, &pki, Role::Proxy, "back");
+    let told = peer(&mut heard, "all validators", |peer| silent(peer) == Some((3, 0))).await;
+    let acknowledgement = told.acknowledgement.unwrap();
+    assert_eq!(acknowledgement.authorities, root, "all hold east's root, which is their own");
+    assert!(acknowledgement.now_ms > 0);
+    // The catalog's own session rests on east's authorities.
+    assert!(acknowledgement.dependences.iter().any(|one| one.authority == root[0] && one.live > 0));
+
+    drop(proxy);
+    peer(&mut heard, "its going", |peer| silent(peer) == Some((3, 1))).await;
+
+    // One that is not in the objects validates as long as it is connected.
+    let stray = validator(&west, &pki, Role::Gateway, "stray");
+    peer(&mut heard, "the stray", |peer| silent(peer) == Some((4, 1))).await;
+    drop(stray);
+    peer(&mut heard, "its going", |peer| silent(peer) == Some((3, 1))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trust_anchor_that_comes_late_or_again_is_told_all_of_it() {
+    let pki = Arc::new(Pki::new());
+    let mut west = Cluster::new(&pki, "west", &["east"], 1).await;
+    west.link(&[]);
+    west.start();
+    let _proxy = validator(&west, &pki, Role::Proxy, "back");
+    let mut heard = listen(&west.path("trust-anchor.sock"));
+    let complete = |report: &FabricReport| {
+        report.validators.len() == 3 && report.validators.iter().all(|v| v.connected && v.trust.is_some())
+    };
+    let report = within("a whole report", heard.wait_for(complete)).await.unwrap().clone();
+    let kinds: Vec<_> = report.validators.iter().map(|v| (v.kind.as_str(), v.name.as_str())).collect();
+    assert_eq!(kinds, [("gateway", "g0"), ("proxy", "back"), ("mirror-controller", "west")]);
+    // It is said again without a change, so that who listens knows that it holds.
+    heard.mark_unchanged();
+    within("the same again", heard.changed()).await.unwrap();
+}
