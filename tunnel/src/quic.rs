@@ -3,6 +3,7 @@
 //! quinn's defaults are for the open internet and one application; ours are here, each with its reason. rustls's
 //! configuration comes from [`Credentials`](crate::tls::Credentials) and has no early data, so quinn has none either.
 
+mod ids;
 mod link;
 mod socket;
 
@@ -160,6 +161,7 @@ pub(crate) fn endpoint_on(
     let mut config = EndpointConfig::default();
     if let Some(key) = reset_key {
         config.reset_key(Arc::new(aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, key)));
+        config.cid_generator(|| Box::new(ids::Random));
     }
     config.max_udp_payload_size(socket::DATAGRAM_MAX).map_err(io::Error::other)?;
     quinn::Endpoint::new_with_abstract_socket(config, None, socket, Arc::new(quinn::TokioRuntime))

@@ -234,6 +234,29 @@ async fn a_gateway_that_came_back_is_used_again_without_a_failure() {
     }
 }
 
+/// How long a stream that stood when its gateway was replaced waits until it is told so.
+async fn told_after_a_restart(reset_key: Option<[u8; 32]>) -> Duration {
+    let fabric = Fabric::new();
+    let upstream = Upstream::echo().await;
+    let config = ListenConfig { reset_key, ..ListenConfig::default() };
+    let gateway = Gateway::start(fabric.east.clone(), config.clone(), upstream.address).await;
+    let (dialer, path) = (fabric.dialer(), path(gateway.address, Transport::Quic));
+    let mut stream = dialer.open(&path, &request()).await.unwrap().stream;
+    let address = gateway.address;
+    gateway.kill();
+    let _again = restart(address, &fabric.east, config, upstream.address).await;
+    let began = Instant::now();
+    assert!(timeout(SOON, stream.read_exact(&mut [0])).await.unwrap().is_err());
+    began.elapsed()
+}
+
+#[tokio::test]
+async fn a_gateway_that_came_back_with_its_key_tells_the_diallers_of_the_one_before_it() {
+    // With the next keep-alive, against the time after which silence is taken for death.
+    let (told, found_out) = (told_after_a_restart(Some([7; 32])).await, told_after_a_restart(None).await);
+    assert!(told * 2 < found_out, "{told:?} against {found_out:?}");
+}
+
 async fn restart(address: SocketAddr, east: &Credentials, config: ListenConfig, upstream: SocketAddr) -> Gateway {
     // The kernel lets go of the ports when the last task of the old one has ended.
     until("the port is free", || {
