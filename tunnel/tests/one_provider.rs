@@ -1,6 +1,8 @@
 //! One implementation of cryptography in everything that is built here: what a second one verifies, or is late to mend,
 //! nobody here looks at.
 
+#![expect(clippy::unwrap_used, reason = "a panic is the report")]
+
 use std::path::Path;
 use std::process::Command;
 

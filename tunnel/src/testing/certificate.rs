@@ -162,25 +162,22 @@ impl Certificate {
     }
 
     /// Sets the extension `2.5.29.which`, in its place if it is there.
-    pub fn set(&mut self, which: u8, critical: bool, value: Vec<u8>) -> &mut Self {
+    pub fn set(&mut self, which: u8, critical: bool, value: Vec<u8>) {
         let new = Extension { oid: vec![0x55, 0x1d, which], critical, value };
         match self.extensions.iter_mut().find(|known| known.oid == new.oid) {
             Some(known) => *known = new,
             None => self.extensions.push(new),
         }
-        self
     }
 
     /// Takes the extension `2.5.29.which` away.
-    pub fn unset(&mut self, which: u8) -> &mut Self {
+    pub fn unset(&mut self, which: u8) {
         self.extensions.retain(|known| known.oid != [0x55, 0x1d, which]);
-        self
     }
 
     /// Adds an extension, also one that is there already.
-    pub fn add(&mut self, oid: &[u8], critical: bool, value: Vec<u8>) -> &mut Self {
+    pub fn add(&mut self, oid: &[u8], critical: bool, value: Vec<u8>) {
         self.extensions.push(Extension { oid: oid.to_vec(), critical, value });
-        self
     }
 
     /// The part that is signed.

@@ -49,10 +49,6 @@ fn key_usage<'c>(cert: &'c X509Certificate<'_>) -> Option<(&'c KeyUsage, bool)> 
     cert.key_usage().ok().flatten().map(|usage| (usage.value, usage.critical))
 }
 
-fn is_authority(cert: &X509Certificate<'_>) -> bool {
-    cert.basic_constraints().ok().flatten().is_some_and(|bc| bc.value.ca)
-}
-
 /// A leaf that keeps the X509-SVID profile (X509-SVID sections 3 and 4). Says nothing about who issued it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leaf {
@@ -95,8 +91,14 @@ impl Leaf {
     }
 
     fn usages(cert: &X509Certificate<'_>) -> Result<(), VerifyError> {
-        if is_authority(cert) {
-            return breaks("an authority, not a leaf");
+        if let Ok(Some(basic)) = cert.basic_constraints() {
+            if basic.value.ca {
+                return breaks("an authority, not a leaf");
+            }
+            // RFC 5280 section 4.2.1.9: only an authority has one; who wrote it meant one or the other.
+            if basic.value.path_len_constraint.is_some() {
+                return breaks("a path length in a leaf");
+            }
         }
         match key_usage(cert) {
             None => return breaks("a leaf without key usage"),
@@ -138,36 +140,44 @@ pub(super) struct Issuer {
     /// The trust domain that its own SPIFFE ID names.
     pub(super) domain: Option<TrustDomain>,
     pub(super) constraint: Constraint,
-    usage_critical: bool,
+    /// Key usage and basic constraints, both (X509-SVID section 4.3, RFC 5280 section 4.2.1.9).
+    critical: [bool; 2],
 }
 
 impl Issuer {
     pub(super) fn read(der: &CertificateDer<'_>) -> Result<Self, VerifyError> {
         let cert = read(der)?;
-        if !is_authority(&cert) {
+        let Some(basic) = cert.basic_constraints().ok().flatten().filter(|basic| basic.value.ca) else {
             return breaks("not an authority");
-        }
+        };
         let Some((_, usage_critical)) = key_usage(&cert).filter(|(usage, _)| usage.key_cert_sign()) else {
             return breaks("an authority whose key may not sign certificates");
         };
         understood(&cert)?;
-        let path_length = cert.basic_constraints().ok().flatten().and_then(|bc| bc.value.path_len_constraint);
         Ok(Self {
             subject: cert.tbs_certificate.subject.as_raw().to_vec(),
             issuer: cert.tbs_certificate.issuer.as_raw().to_vec(),
             key: cert.public_key().raw.to_vec(),
             not_before: time(cert.validity().not_before),
             not_after: time(cert.validity().not_after),
-            path_length,
+            path_length: basic.value.path_len_constraint,
             domain: own_domain(&cert)?,
             constraint: constraint(&cert),
-            usage_critical,
+            critical: [usage_critical, basic.critical],
         })
     }
 
     /// What tells its key from others.
     pub(super) fn authority(&self) -> AuthorityId {
         AuthorityId::of_key(&self.key)
+    }
+
+    fn marked_critical(&self) -> Result<(), VerifyError> {
+        match self.critical {
+            [true, true] => Ok(()),
+            [false, _] => breaks("the intermediate has a key usage that is not critical"),
+            [true, false] => breaks("the intermediate has basic constraints that are not critical"),
+        }
     }
 
     /// Whether a path with so many authorities below this one keeps its path length. Authorities of the same subject and
@@ -180,9 +190,7 @@ impl Issuer {
     /// authorities between it and the leaf.
     pub(super) fn authority_below(&self, domain: &TrustDomain, below: usize) -> Result<(), VerifyError> {
         let breaks = |rule: String| breaks(format!("the intermediate {rule}"));
-        if !self.usage_critical {
-            return breaks("has a key usage that is not critical".into());
-        }
+        self.marked_critical()?;
         if !self.spans(below) {
             return breaks("may not sign other authorities: its path length is too short".into());
         }
@@ -200,9 +208,7 @@ impl Issuer {
     /// its own, and is constrained to it. So a stolen key of one cluster mints no identity of another.
     pub(super) fn intermediate_of(&self, domain: &TrustDomain) -> Result<(), VerifyError> {
         let breaks = |rule: String| breaks(format!("the intermediate {rule}"));
-        if !self.usage_critical {
-            return breaks("has a key usage that is not critical".into());
-        }
+        self.marked_critical()?;
         if self.path_length != Some(0) {
             return breaks("may sign other authorities: its path length is not 0".into());
         }
