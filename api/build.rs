@@ -2,21 +2,33 @@
 
 use std::path::PathBuf;
 
+/// Files of one pass, and the packages of earlier passes that they speak of, each with its module. A pass writes empty
+/// files for those packages: they must not take the place of the whole ones, so each has its own directory.
+type Pass = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
+
+const CATALOG: (&str, &str) = (".hawser.catalog.v1", "crate::proto::catalog");
+const DISCOVERY: (&str, &str) = (".hawser.discovery.v1", "crate::proto::discovery");
+const ISSUER: (&str, &str) = (".hawser.issuer.v1", "crate::proto::issuer");
+
+const PASSES: &[Pass] = &[
+    ("", &["proto/tunnel.proto", "proto/catalog.proto", "proto/discovery.proto"], &[]),
+    ("upon", &["proto/issuer.proto"], &[CATALOG, DISCOVERY]),
+    ("above", &["proto/trust.proto"], &[CATALOG, DISCOVERY, ISSUER]),
+];
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let alone = ["proto/tunnel.proto", "proto/catalog.proto", "proto/discovery.proto"];
-    // These speak of the others' messages, which are modules beside them.
-    let upon = ["proto/issuer.proto"];
-    for proto in alone.iter().chain(&upon) {
-        println!("cargo:rerun-if-changed={proto}");
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    for (directory, protos, others) in PASSES {
+        for proto in *protos {
+            println!("cargo:rerun-if-changed={proto}");
+        }
+        let directory = out.join(directory);
+        std::fs::create_dir_all(&directory)?;
+        let mut builder = tonic_prost_build::configure().out_dir(&directory);
+        for (package, module) in *others {
+            builder = builder.extern_path(*package, *module);
+        }
+        builder.compile_fds(protox::compile(*protos, ["proto"])?)?;
     }
-    tonic_prost_build::configure().compile_fds(protox::compile(alone, ["proto"])?)?;
-    let beside = PathBuf::from(std::env::var("OUT_DIR")?).join("upon");
-    std::fs::create_dir_all(&beside)?;
-    tonic_prost_build::configure()
-        // Packages that are not made again leave empty files: they must not take the place of the whole ones.
-        .out_dir(&beside)
-        .extern_path(".hawser.catalog.v1", "crate::proto::catalog")
-        .extern_path(".hawser.discovery.v1", "crate::proto::discovery")
-        .compile_fds(protox::compile(upon, ["proto"])?)?;
     Ok(())
 }

@@ -50,4 +50,8 @@ pub mod proto {
     pub mod issuer {
         include!(concat!(env!("OUT_DIR"), "/upon/hawser.issuer.v1.rs"));
     }
+    /// An operator's commands to the trust anchor: `proto/trust.proto`.
+    pub mod trust {
+        include!(concat!(env!("OUT_DIR"), "/above/hawser.trust.v1.rs"));
+    }
 }

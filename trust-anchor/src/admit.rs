@@ -8,7 +8,7 @@ use hawser_api::SpiffeId;
 use hawser_api::proto::issuer::issue_request::Attestation;
 use hawser_api::proto::issuer::{IssueRequest, Renewal};
 use hawser_tunnel::tls::Credentials;
-use hawser_tunnel::verify::CHAIN_MAX;
+use hawser_tunnel::verify::{CHAIN_MAX, Svid, VerifyError};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -44,6 +44,8 @@ pub(crate) struct Admitted {
     pub(crate) via: Via,
     /// The request.
     pub(crate) request: Request,
+    /// The serial number of the certificate that this one takes the place of; empty: none.
+    pub(crate) replaces: String,
 }
 
 /// Checks a request. The signing request comes first: a token must not be used up by one that can never be met.
@@ -58,23 +60,26 @@ pub(crate) fn admit(
         Some(Attestation::JoinToken(text)) => {
             // Files and clipboards add line ends.
             let token = join::redeem(store, text.trim(), &csr.key_hash, now)?;
-            Ok(Admitted { subject: token.spiffe_id, via: Via::JoinToken, request: csr })
+            Ok(Admitted { subject: token.spiffe_id, via: Via::JoinToken, request: csr, replaces: String::new() })
         }
         Some(Attestation::Renewal(renewal)) => {
-            let subject = renews(renewal, &request.csr, &csr, credentials)?;
-            Ok(Admitted { subject, via: Via::Renewal, request: csr })
+            let svid = renews(renewal, &request.csr, &csr, credentials)?;
+            Ok(Admitted { subject: svid.id, via: Via::Renewal, request: csr, replaces: svid.serial })
         }
         None => Err(Refused::NoAttestation),
     }
 }
 
-/// The identity of the present certificate, if it holds now and its key signed this very request.
-fn renews(renewal: &Renewal, signed: &[u8], csr: &Request, credentials: &Credentials) -> Result<SpiffeId, Refused> {
+/// What the present certificate proves, if it holds now and its key signed this very request.
+fn renews(renewal: &Renewal, signed: &[u8], csr: &Request, credentials: &Credentials) -> Result<Svid, Refused> {
     if renewal.chain.len() > CHAIN_MAX {
         return Err(Refused::Renewal(format!("a chain of {} certificates", renewal.chain.len())));
     }
     let chain: Vec<_> = renewal.chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
-    let svid = credentials.proves(&chain).map_err(|e| Refused::Renewal(e.to_string()))?;
+    let svid = credentials.proves(&chain).map_err(|e| match e {
+        VerifyError::Denied(id) => Refused::Denied(id),
+        e => Refused::Renewal(e.to_string()),
+    })?;
     if svid.id.trust_domain() != *credentials.own_domain() {
         return Err(Refused::OtherDomain(svid.id));
     }
@@ -88,5 +93,5 @@ fn renews(renewal: &Renewal, signed: &[u8], csr: &Request, credentials: &Credent
     if crate::hex::sha256(leaf.public_key().raw) == csr.key_hash {
         return Err(Refused::SameKey(svid.id));
     }
-    Ok(svid.id)
+    Ok(svid)
 }

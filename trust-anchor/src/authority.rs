@@ -1,66 +1,242 @@
-//! What answers requests: the intermediate, the bundle, and whom we trust, each replaced while it serves.
+//! What answers requests: the intermediate, the bundle, and whom we trust and deny, each replaced while it serves.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
-use hawser_api::proto::issuer::{FabricReport, IssueReply, IssueRequest};
+use hawser_api::bundle::JwtAuthority;
+use hawser_api::proto::issuer::{AcceptedBundle, AuditEvent, Bundle, FabricReport, IssueReply, IssueRequest};
+use hawser_api::{ClusterName, SpiffeId};
 use hawser_runtime::{Process, clock};
+use hawser_tunnel::identity::denials;
 use hawser_tunnel::tls::Credentials;
+use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
+use crate::accepted;
 use crate::admit::{Admitted, admit};
+use crate::audit::{Audit, Caller, Entry};
 use crate::config::Config;
-use crate::issue::{Lifetimes, Terms, issue};
+use crate::drive::{Driver, failed};
+use crate::issue::{Lifetimes, Template, Terms, issue};
+use crate::limit::Limits;
 use crate::record::Record;
 use crate::refused::Refused;
-use crate::store::{Intermediate, Store};
+use crate::revoke::{self, DenyList};
+use crate::rotate;
+use crate::signer::{Intermediate, Leaf};
+use crate::store::Store;
+
+/// Processes that must renew early do so within this time: long enough for ten thousand of them, short enough for a key
+/// that is suspected.
+const RENEW_WITHIN_MS: u32 = 5_000;
 
 /// One for the whole process.
 pub(crate) struct Authority {
     pub(crate) store: Store,
+    pub(crate) cluster: ClusterName,
     /// Our own anchors, by which renewals are verified.
     pub(crate) credentials: Credentials,
     pub(crate) intermediate: ArcSwapOption<Intermediate>,
     /// The bundle as a document; empty before there is one.
     pub(crate) bundle: watch::Sender<String>,
-    /// Who has loaded what, as the mirror controller last said.
-    pub(crate) fabric: watch::Sender<FabricReport>,
+    /// The keys that sign JWT-SVIDs, published beside the roots.
+    pub(crate) jwt: watch::Sender<Vec<JwtAuthority>>,
+    /// All that every process is told: the bundle, who is denied, who is to renew.
+    announced: watch::Sender<Bundle>,
+    /// Who has loaded what, as the mirror controller last said, and when that was.
+    pub(crate) fabric: watch::Sender<Option<(FabricReport, Instant)>>,
     pub(crate) record: Record,
+    pub(crate) denials: Mutex<DenyList>,
+    pub(crate) driver: Mutex<Driver>,
+    /// Why the clock forbids to issue, if it does.
+    pub(crate) clock_trouble: ArcSwapOption<String>,
+    pub(crate) audit_log: Audit,
+    limits: Limits,
     lifetimes: Lifetimes,
 }
 
 impl Authority {
     pub(crate) fn open(config: &Config, process: &Process) -> anyhow::Result<Arc<Self>> {
-        Ok(Arc::new(Self {
-            store: Store::open(&config.state)?,
+        let store = Store::open(&config.state)?;
+        let now = clock::now();
+        let record = Record::new(process);
+        let audit_log = Audit::open(&store.kept, now, |line| record.replay(line))?;
+        record.audit_trouble(audit_log.trouble.is_some());
+        let denied = DenyList::read(&store.kept)?;
+        let accepted = accepted::read(&store.kept)?;
+        let authority = Self {
+            driver: Mutex::new(Driver::open(&store, config.root_certificate.clone())?),
+            store,
+            cluster: config.cluster.clone(),
             credentials: Credentials::new(config.trust_domain.clone(), clock::now),
             intermediate: ArcSwapOption::empty(),
             bundle: watch::Sender::new(String::new()),
-            fabric: watch::Sender::new(FabricReport::default()),
-            record: Record::new(process),
+            jwt: watch::Sender::new(Vec::new()),
+            announced: watch::Sender::new(Bundle { renew_within_ms: RENEW_WITHIN_MS, accepted, ..Bundle::default() }),
+            fabric: watch::Sender::new(None),
+            record,
+            denials: Mutex::default(),
+            clock_trouble: ArcSwapOption::empty(),
+            audit_log,
+            limits: Limits::default(),
             lifetimes: config.lifetimes(),
-        }))
+        };
+        authority.deny(denied);
+        Ok(Arc::new(authority))
     }
 
-    /// Admits, decides and signs. Reads and renames files: not for an async thread.
-    pub(crate) fn answer(&self, request: &IssueRequest, now: SystemTime) -> Result<IssueReply, Refused> {
+    /// What every process is told, now and whenever it changes; nothing before there is a bundle.
+    pub(crate) fn watch(&self) -> watch::Receiver<Bundle> {
+        self.announced.subscribe()
+    }
+
+    /// Changes what every process is told; who is told already hears of true changes only.
+    pub(crate) fn announce(&self, change: impl FnOnce(&mut Bundle)) {
+        self.announced.send_if_modified(|announced| {
+            let before = announced.clone();
+            change(announced);
+            *announced != before
+        });
+    }
+
+    /// Puts a deny-list into force, here and in every process.
+    fn deny(&self, list: DenyList) {
+        let message = list.message();
+        self.credentials.set_denied(denials(&message));
+        self.announce(|announced| announced.denied = Some(message));
+        *self.denials.lock() = list;
+    }
+
+    /// Denies an entry, or no more: recorded, kept, told to everybody, in this order.
+    pub(crate) fn revoke(&self, entry: revoke::Entry, undo: bool, now: SystemTime) -> Result<(), rotate::Refused> {
+        let seconds = u64::try_from(clock::millis(now) / 1000).unwrap_or_default();
+        let described = entry.describe();
+        let Some(next) = self.denials.lock().with(entry, undo, seconds)? else { return Ok(()) };
+        self.audit(if undo { "revoke-undone" } else { "revoke" }, &described, "", now)?;
+        next.write(&self.store.kept).map_err(|e| failed("the deny-list cannot be written", &e))?;
+        tracing::warn!(what = described, undo, version = next.version, "revoked");
+        self.deny(next);
+        Ok(())
+    }
+
+    /// Takes a linked cluster's bundle by hand.
+    pub(crate) fn accept(&self, bundle: AcceptedBundle, pin: &str, now: SystemTime) -> Result<(), rotate::Refused> {
+        let mut all = self.announced.borrow().accepted.clone();
+        let what = format!("pin {pin}");
+        self.audit("break-glass", &bundle.trust_domain, &what, now)?;
+        accepted::add(&mut all, bundle);
+        accepted::write(&all, &self.store.kept).map_err(|e| failed("the bundle cannot be written", &e))?;
+        self.announce(|announced| announced.accepted = all);
+        Ok(())
+    }
+
+    /// Records something that an operator or the machine does; it is not done if it cannot be recorded.
+    pub(crate) fn audit(
+        &self,
+        event: &str,
+        subject: &str,
+        detail: &str,
+        now: SystemTime,
+    ) -> Result<(), rotate::Refused> {
+        let entry = Entry { event: event.into(), subject: subject.into(), detail: detail.into(), ..Entry::default() };
+        self.audit_log.append(entry, now).map(|_| ()).map_err(|e| failed("the audit log cannot be written", &e))
+    }
+
+    /// Records something that has happened whether it can be recorded or not.
+    pub(crate) fn audit_or_log(&self, event: &str, subject: &str, detail: &str, now: SystemTime) {
+        if let Err(refused) = self.audit(event, subject, detail, now) {
+            tracing::error!(event, subject, detail, error = refused.message, "not in the audit log");
+        }
+    }
+
+    /// Records an event of another daemon.
+    pub(crate) fn audit_event(&self, event: AuditEvent, caller: Caller, now: SystemTime) -> Result<u64, Refused> {
+        let AuditEvent { event, subject, detail, reporter } = event;
+        // It names itself; what the kernel says of it stands beside it.
+        let caller = Caller { spiffe_id: reporter, via: "reported".into(), ..caller };
+        let entry = Entry { event, subject, detail, caller, ..Entry::default() };
+        self.audit_log.append(entry, now).map_err(Refused::NotRecorded)
+    }
+
+    /// Admits, decides, signs and records. Reads and writes files: not for an async thread.
+    pub(crate) fn answer(
+        &self,
+        request: &IssueRequest,
+        caller: Caller,
+        now: SystemTime,
+    ) -> Result<IssueReply, Refused> {
+        let answered = self.sign(request, caller.clone(), now);
+        if let Err(refused) = &answered
+            && refused.is_denial()
+        {
+            let (subject, detail) = (refused.reason().to_owned(), refused.to_string());
+            let entry = Entry { event: "denial".into(), subject, detail, caller, ..Entry::default() };
+            if let Err(error) = self.audit_log.append(entry, now) {
+                tracing::error!(error, reason = refused.reason(), "a denial is not in the audit log");
+            }
+        }
+        answered
+    }
+
+    fn sign(&self, request: &IssueRequest, caller: Caller, now: SystemTime) -> Result<IssueReply, Refused> {
+        // Before admission: a token must not be used up when nothing can be signed.
+        let (intermediate, terms) = self.terms(now)?;
+        let Admitted { subject, via, request, replaces } =
+            admit(request, self.store.directory(), &self.credentials, now)?;
+        self.may_have(&subject)?;
+        let template = issue(request, &subject, &terms, now)?;
+        let caller = Caller { spiffe_id: subject.to_string(), via: via.as_str().into(), ..caller };
+        let leaf = self.certify(&intermediate, &template, Entry { caller, replaces, ..Entry::default() }, now)?;
+        let chain = leaf.chain.iter().map(|der| der.to_vec()).collect();
+        Ok(IssueReply { chain, bundle: self.bundle.borrow().clone() })
+    }
+
+    /// What signs, and by what it is bound; refused when nothing may be signed now.
+    pub(crate) fn terms(&self, now: SystemTime) -> Result<(Arc<Intermediate>, Terms), Refused> {
         let intermediate = self.intermediate.load_full();
         let intermediate = intermediate.ok_or_else(|| Refused::NotReady("its intermediate is not signed".into()))?;
-        let terms = Terms {
-            domain: self.credentials.own_domain().clone(),
-            lifetimes: self.lifetimes,
-            not_after: intermediate.not_after(),
-        };
-        // Before admission: a token must not be used up when nothing can be signed.
+        let domain = self.credentials.own_domain().clone();
+        let terms = Terms { domain, lifetimes: self.lifetimes, not_after: intermediate.not_after() };
         if now >= terms.not_after {
             return Err(Refused::IssuerExpired(terms.domain));
         }
-        let Admitted { subject, via, request } = admit(request, self.store.directory(), &self.credentials, now)?;
-        let template = issue(request, &subject, &terms, now)?;
-        let leaf = intermediate.sign(&template).map_err(|e| Refused::Failed(e.to_string()))?;
-        self.record.issued(&template, via, &leaf.serial, now);
-        let chain = leaf.chain.iter().map(|der| der.to_vec()).collect();
-        Ok(IssueReply { chain, bundle: self.bundle.borrow().clone() })
+        if let Some(trouble) = &*self.clock_trouble.load() {
+            return Err(Refused::Clock(trouble.to_string()));
+        }
+        Ok((intermediate, terms))
+    }
+
+    /// Whether somebody who has proved who he is may have another certificate.
+    pub(crate) fn may_have(&self, subject: &SpiffeId) -> Result<(), Refused> {
+        if self.denials.lock().denies(subject) {
+            return Err(Refused::Denied(subject.clone()));
+        }
+        self.limits.take(subject, clock::monotonic())
+    }
+
+    /// Signs and records; `entry` has the caller and what is replaced. On disk before it returns: what is out is on
+    /// record, whatever happens next.
+    pub(crate) fn certify(
+        &self,
+        intermediate: &Intermediate,
+        template: &Template,
+        entry: Entry,
+        now: SystemTime,
+    ) -> Result<Leaf, Refused> {
+        let leaf = intermediate.sign(template).map_err(|e| Refused::Failed(e.to_string()))?;
+        let entry = Entry {
+            event: "issue".into(),
+            subject: template.id.to_string(),
+            serial: leaf.serial.clone(),
+            key_sha256: template.key_hash.clone(),
+            issuer: intermediate.id().to_string(),
+            not_after_ms: Some(clock::millis(template.not_after)),
+            ..entry
+        };
+        self.audit_log.append(entry.clone(), now).map_err(Refused::NotRecorded)?;
+        self.record.issued(&entry, now);
+        Ok(leaf)
     }
 }

@@ -250,6 +250,26 @@ impl Root {
     }
 }
 
+/// What people want to know of an authority.
+pub(crate) struct Description {
+    pub(crate) subject: String,
+    /// Lower-case hex.
+    pub(crate) serial: String,
+    pub(crate) until: SystemTime,
+}
+
+/// Reads a certificate for people.
+pub(crate) fn describe(der: &CertificateDer<'_>) -> Option<Description> {
+    let (_, cert) = X509Certificate::from_der(der).ok()?;
+    let (_, until) = validity(&cert);
+    Some(Description { subject: cert.subject().to_string(), serial: hex::encode(cert.raw_serial()), until })
+}
+
+/// In PEM.
+pub(crate) fn certificate_pem(der: &CertificateDer<'_>) -> String {
+    hawser_tunnel::identity::certificate_pem(der)
+}
+
 fn validity(cert: &X509Certificate<'_>) -> (SystemTime, SystemTime) {
     let time = |time: x509_parser::time::ASN1Time| -> SystemTime { time.to_datetime().into() };
     (time(cert.validity().not_before), time(cert.validity().not_after))

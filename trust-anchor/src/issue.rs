@@ -73,12 +73,17 @@ pub(crate) fn issue(request: Request, subject: &SpiffeId, terms: &Terms, now: Sy
 }
 
 fn lifetime(subject: &SpiffeId, lifetimes: &Lifetimes) -> Duration {
-    let system = |account| subject.path() == format!("/ns/{SYSTEM_NAMESPACE}/sa/{account}");
-    if system(GATEWAY_ACCOUNT) || system(MIRROR_CONTROLLER_ACCOUNT) {
+    if is_system(subject) {
         lifetimes.gateway.min(GATEWAY_LIFETIME_MAX)
     } else {
         lifetimes.workload.min(WORKLOAD_LIFETIME_MAX)
     }
+}
+
+/// Whether it is a gateway or a mirror controller.
+pub(crate) fn is_system(subject: &SpiffeId) -> bool {
+    let system = |account| subject.path() == format!("/ns/{SYSTEM_NAMESPACE}/sa/{account}");
+    system(GATEWAY_ACCOUNT) || system(MIRROR_CONTROLLER_ACCOUNT)
 }
 
 impl Template {

@@ -4,29 +4,47 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::Context as _;
 use futures_util::{Stream, StreamExt};
+use hawser_api::proto::issuer::issue_request::Attestation;
 use hawser_api::proto::issuer::issuer_server::{Issuer, IssuerServer};
 use hawser_api::proto::issuer::{
-    Bundle, FabricReport, FabricReportReply, IssueReply, IssueRequest, WatchBundleRequest,
+    AuditEvent, AuditReply, Bundle, FabricReport, FabricReportReply, IssueReply, IssueRequest, WatchBundleRequest,
 };
+use hawser_api::proto::trust::trust_server::TrustServer;
 use hawser_runtime::{Process, clock, file};
+use hawser_tunnel::verify::Leaf;
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
 use tokio_util::sync::CancellationToken;
+use tonic::codegen::{BoxFuture, StdError, http};
+use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::audit::Caller;
 use crate::authority::Authority;
+use crate::issue::is_system;
 use crate::refused::Refused;
+
+mod operator;
+mod status;
 
 /// Requests that wait or are served; more are told to come back. After an outage everybody renews at once.
 const QUEUE_MAX: usize = 256;
-/// Served at a time: signing takes tens of microseconds, the disk's sync of a used token a few milliseconds.
-const SERVED_MAX: usize = 4;
+/// Served at a time: signing takes tens of microseconds, but each waits for the disk's sync of its line in the audit
+/// log, and all who wait share one.
+const SERVED_MAX: usize = 24;
+/// The same for those who have no certificate yet, and for gateways and mirror controllers: a herd of renewals, each of
+/// which has half a life left, does not stand in their way.
+const FIRST_QUEUE_MAX: usize = 64;
+const FIRST_SERVED_MAX: usize = 8;
+/// Largest event of another daemon: four fields for people.
+const EVENT_MAX: usize = 4096;
 /// Longest wait in the queue. Clients wait longer than that for an answer.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 /// Open bundle subscriptions: one per process of the cluster on this machine.
@@ -57,17 +75,19 @@ pub(crate) fn bind(path: &Path) -> anyhow::Result<UnixListener> {
 
 /// Serves until the process drains and every answer is out.
 pub(crate) async fn serve(authority: Arc<Authority>, listener: UnixListener, process: &Process) -> anyhow::Result<()> {
+    let operator = operator::Service::new(Arc::clone(&authority));
+    let operator = TrustServer::new(operator).max_decoding_message_size(hawser_api::bundle::DOCUMENT_MAX + REQUEST_MAX);
     let service = Service {
         authority,
-        queue: Arc::new(Semaphore::new(QUEUE_MAX)),
-        served: Arc::new(Semaphore::new(SERVED_MAX)),
+        herd: Lane::new(QUEUE_MAX, SERVED_MAX),
+        first: Lane::new(FIRST_QUEUE_MAX, FIRST_SERVED_MAX),
         watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
         drain: process.drain.clone(),
     };
     let service = IssuerServer::new(service).max_decoding_message_size(REQUEST_MAX);
     tonic::transport::Server::builder()
         .serve_with_incoming_shutdown(
-            service,
+            Both { issuer: service, operator },
             UnixListenerStream::new(listener),
             process.drain.clone().cancelled_owned(),
         )
@@ -75,33 +95,96 @@ pub(crate) async fn serve(authority: Arc<Authority>, listener: UnixListener, pro
         .context("the issuer's socket")
 }
 
+/// Two services on one socket, told apart by the path that gRPC puts their names into.
+#[derive(Clone)]
+struct Both {
+    issuer: IssuerServer<Service>,
+    operator: TrustServer<operator::Service>,
+}
+
+impl<B> tonic::codegen::Service<http::Request<B>> for Both
+where
+    B: tonic::codegen::Body + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    type Response = http::Response<tonic::body::Body>;
+    type Error = std::convert::Infallible;
+    type Future = BoxFuture<Self::Response, Self::Error>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        if request.uri().path().starts_with("/hawser.trust.v1.Trust/") {
+            return self.operator.call(request);
+        }
+        self.issuer.call(request)
+    }
+}
+
 struct Service {
     authority: Arc<Authority>,
-    queue: Arc<Semaphore>,
-    served: Arc<Semaphore>,
+    herd: Lane,
+    first: Lane,
     watchers: Arc<Semaphore>,
     drain: CancellationToken,
 }
 
-impl Service {
-    async fn answer(&self, request: IssueRequest) -> Result<IssueReply, Refused> {
+/// Who may wait and who is served, of one kind of request.
+struct Lane {
+    queue: Arc<Semaphore>,
+    served: Arc<Semaphore>,
+}
+
+impl Lane {
+    fn new(queue: usize, served: usize) -> Self {
+        Self { queue: Arc::new(Semaphore::new(queue)), served: Arc::new(Semaphore::new(served)) }
+    }
+
+    /// A place, for as long as it is held; refused rather than waited for long.
+    async fn place(&self) -> Result<impl Send + use<>, Refused> {
         let queued = Arc::clone(&self.queue).try_acquire_owned().map_err(|_| Refused::Busy)?;
         let served = timeout(WAIT_MAX, Arc::clone(&self.served).acquire_owned()).await;
         let served = served.map_err(|_| Refused::Busy)?.map_err(|_| Refused::Busy)?;
+        Ok((queued, served))
+    }
+}
+
+impl Service {
+    /// By what the request claims; what is claimed falsely is refused later, and then cost no more than any other.
+    fn lane(&self, request: &IssueRequest) -> &Lane {
+        let renewed = match &request.attestation {
+            Some(Attestation::Renewal(renewal)) => renewal.chain.first(),
+            _ => return &self.first,
+        };
+        let id = renewed.and_then(|der| Leaf::read(&der.as_slice().into()).ok()).map(|leaf| leaf.id);
+        if id.is_some_and(|id| is_system(&id)) { &self.first } else { &self.herd }
+    }
+
+    async fn answer(&self, request: IssueRequest, caller: Caller) -> Result<IssueReply, Refused> {
+        let place = self.lane(&request).place().await?;
         let authority = Arc::clone(&self.authority);
         let answered = tokio::task::spawn_blocking(move || {
             // A caller that hangs up meanwhile frees no room: the work is still going on.
-            let _held = (queued, served);
-            authority.answer(&request, clock::now())
+            let _held = place;
+            authority.answer(&request, caller, clock::now())
         });
         answered.await.map_err(|e| Refused::Failed(e.to_string()))?
     }
 }
 
+/// Who is at the other end of the socket, by the kernel.
+fn caller<T>(request: &Request<T>) -> Caller {
+    let about = request.extensions().get::<UdsConnectInfo>().and_then(|about| about.peer_cred);
+    Caller { uid: about.map(|about| about.uid()), pid: about.and_then(|about| about.pid()), ..Caller::default() }
+}
+
 #[tonic::async_trait]
 impl Issuer for Service {
     async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueReply>, Status> {
-        match self.answer(request.into_inner()).await {
+        let caller = caller(&request);
+        match self.answer(request.into_inner(), caller).await {
             Ok(reply) => Ok(Response::new(reply)),
             Err(refused) => {
                 self.authority.record.refused(&refused);
@@ -117,11 +200,11 @@ impl Issuer for Service {
         _request: Request<WatchBundleRequest>,
     ) -> Result<Response<Self::WatchBundleStream>, Status> {
         let permit = Arc::clone(&self.watchers).try_acquire_owned().map_err(|_| Refused::Busy)?;
-        let bundles = WatchStream::new(self.authority.bundle.subscribe())
-            .filter(|document| std::future::ready(!document.is_empty()))
-            .map(move |document| {
+        let bundles = WatchStream::new(self.authority.watch())
+            .filter(|bundle| std::future::ready(!bundle.document.is_empty()))
+            .map(move |bundle| {
                 let _held = &permit;
-                Ok(Bundle { document, denied: None })
+                Ok(bundle)
             })
             .take_until(self.drain.clone().cancelled_owned());
         Ok(Response::new(Box::pin(bundles)))
@@ -139,8 +222,25 @@ impl Issuer for Service {
                 report = reports.message() => report?,
             };
             let Some(report) = report else { break };
-            self.authority.fabric.send_replace(report);
+            self.authority.fabric.send_replace(Some((report, clock::monotonic())));
         }
         Ok(Response::new(FabricReportReply {}))
+    }
+
+    async fn audit(&self, request: Request<AuditEvent>) -> Result<Response<AuditReply>, Status> {
+        let caller = caller(&request);
+        let event = request.into_inner();
+        let length = event.event.len() + event.subject.len() + event.detail.len() + event.reporter.len();
+        if length > EVENT_MAX {
+            return Err(Status::invalid_argument(format!("an event of {length} bytes, more than {EVENT_MAX}")));
+        }
+        let place = self.first.place().await?;
+        let authority = Arc::clone(&self.authority);
+        let recorded = tokio::task::spawn_blocking(move || {
+            let _held = place;
+            authority.audit_event(event, caller, clock::now())
+        });
+        let sequence = recorded.await.map_err(|e| Refused::Failed(e.to_string()))??;
+        Ok(Response::new(AuditReply { sequence }))
     }
 }

@@ -1,11 +1,12 @@
-//! What was issued and refused: metrics, the page `/identities`, and the audit log.
+//! What was issued and refused, in memory: metrics, the page `/identities`, and which leaves are in use.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hawser_api::SpiffeId;
-use hawser_runtime::Process;
+use hawser_runtime::{Process, clock};
+use hawser_tunnel::verify::AuthorityId;
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -13,13 +14,14 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use serde_json::{Value, json};
 
-use crate::admit::Via;
-use crate::issue::Template;
+use crate::audit::{Entry, Line};
+use crate::hex;
 use crate::refused::Refused;
-use crate::store::Intermediate;
+use crate::rotate::LiveLeaf;
+use crate::signer::Intermediate;
 
-/// Most identities on the page; of more, those that end first are forgotten. Metrics count all.
-const IDENTITIES_MAX: usize = 10_000;
+/// Most leaves that are known one by one; of more, those that end first are known only by their issuer.
+const LEAVES_MAX: usize = 50_000;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
@@ -31,16 +33,14 @@ struct Reason {
     reason: &'static str,
 }
 
-struct Issued {
-    serial: String,
-    not_after: u64,
-    issued_at: u64,
-    count: u64,
-}
-
 #[derive(Default)]
 struct Known {
-    leaves: BTreeMap<SpiffeId, Issued>,
+    /// By serial number.
+    leaves: BTreeMap<String, LiveLeaf>,
+    /// How often each identity was issued one.
+    counts: BTreeMap<String, u64>,
+    /// Leaves that there was no room for: how many of each issuer, and when the last of them ends.
+    others: BTreeMap<AuthorityId, (u64, i64)>,
     authorities: BTreeMap<&'static str, Vec<Value>>,
 }
 
@@ -50,10 +50,31 @@ pub(crate) struct Record {
     expiry: Family<Kind, Gauge>,
     issued: Counter,
     refused: Family<Reason, Counter>,
+    audit_broken: Gauge,
 }
 
 fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+impl Known {
+    fn take(&mut self, leaf: LiveLeaf, replaces: &str, now_ms: i64) {
+        // Who renews has the new one in use, and nobody else had that key.
+        self.leaves.remove(replaces);
+        *self.counts.entry(leaf.spiffe_id.clone()).or_default() += 1;
+        self.leaves.insert(leaf.serial.clone(), leaf);
+        if self.leaves.len() > LEAVES_MAX {
+            self.leaves.retain(|_, leaf| leaf.not_after_ms > now_ms);
+            self.counts.retain(|id, _| self.leaves.values().any(|leaf| leaf.spiffe_id == *id));
+        }
+        while self.leaves.len() > LEAVES_MAX {
+            let first = self.leaves.values().min_by_key(|leaf| leaf.not_after_ms).cloned();
+            let Some(leaf) = first.and_then(|leaf| self.leaves.remove(&leaf.serial)) else { return };
+            let (count, until) = self.others.entry(leaf.issuer).or_default();
+            *count += 1;
+            *until = leaf.not_after_ms.max(*until);
+        }
+    }
 }
 
 impl Record {
@@ -63,6 +84,7 @@ impl Record {
             expiry: Family::default(),
             issued: Counter::default(),
             refused: Family::default(),
+            audit_broken: Gauge::default(),
         };
         let mut registry = process.registry.lock();
         registry.register(
@@ -72,37 +94,63 @@ impl Record {
         );
         registry.register("hawser_issuer_issued", "Certificates issued", record.issued.clone());
         registry.register("hawser_issuer_refused", "Requests refused, by reason", record.refused.clone());
+        registry.register(
+            "hawser_audit_broken",
+            "1 if the audit log was found changed or cut at the start",
+            record.audit_broken.clone(),
+        );
         drop(registry);
         let known = Arc::clone(&record.known);
-        process.pages.add("/identities", move |_| page(&known.lock()));
+        process.pages.add("/identities", move |_| page(&known.lock(), clock::now()));
         record
     }
 
-    pub(crate) fn issued(&self, template: &Template, via: Via, serial: &str, now: SystemTime) {
+    pub(crate) fn audit_trouble(&self, is: bool) {
+        self.audit_broken.set(is.into());
+    }
+
+    /// A line of the audit log of an earlier run: what was issued then is in use still.
+    pub(crate) fn replay(&self, line: &Line) {
+        if line.entry.event == "issue"
+            && let Some(leaf) = leaf(&line.entry, line.time_ms)
+            && leaf.not_after_ms > clock::millis(clock::now())
+        {
+            self.known.lock().take(leaf, &line.entry.replaces, line.time_ms);
+        }
+    }
+
+    pub(crate) fn issued(&self, entry: &Entry, now: SystemTime) {
         self.issued.inc();
         tracing::info!(
             target: "audit",
-            spiffe_id = %template.id, via = via.as_str(), serial, key_sha256 = %template.key_hash,
-            not_after = seconds(template.not_after), "issued"
+            spiffe_id = entry.subject, via = entry.caller.via, serial = entry.serial, key_sha256 = entry.key_sha256,
+            not_after = entry.not_after_ms, "issued"
         );
-        let leaves = &mut self.known.lock().leaves;
-        let count = leaves.get(&template.id).map_or(0, |issued| issued.count) + 1;
-        let issued = Issued {
-            serial: serial.to_owned(),
-            not_after: seconds(template.not_after),
-            issued_at: seconds(now),
-            count,
-        };
-        leaves.insert(template.id.clone(), issued);
-        if leaves.len() > IDENTITIES_MAX {
-            let first = leaves.iter().min_by_key(|(_, issued)| issued.not_after).map(|(id, _)| id.clone());
-            first.and_then(|id| leaves.remove(&id));
+        let now_ms = clock::millis(now);
+        if let Some(leaf) = leaf(entry, now_ms) {
+            self.known.lock().take(leaf, &entry.replaces, now_ms);
         }
     }
 
     pub(crate) fn refused(&self, refused: &Refused) {
         self.refused.get_or_create(&Reason { reason: refused.reason() }).inc();
         tracing::warn!(target: "audit", reason = refused.reason(), detail = %refused, "refused");
+    }
+
+    /// Leaves that are not over and that nobody is known to have replaced.
+    pub(crate) fn live(&self, now: SystemTime) -> Vec<LiveLeaf> {
+        let now_ms = clock::millis(now);
+        let mut known = self.known.lock();
+        known.leaves.retain(|_, leaf| leaf.not_after_ms > now_ms);
+        known.others.retain(|_, (_, until)| *until > now_ms);
+        let others = known.others.iter().map(|(issuer, (count, until))| LiveLeaf {
+            spiffe_id: format!("{count} other certificates"),
+            serial: String::new(),
+            issuer: *issuer,
+            issued_ms: 0,
+            not_after_ms: *until,
+        });
+        known.leaves.values().cloned().chain(others).collect()
     }
 
     pub(crate) fn intermediate(&self, intermediate: &Intermediate, id: &str) {
@@ -122,12 +170,33 @@ impl Record {
     }
 }
 
-fn page(known: &Known) -> Value {
+fn leaf(entry: &Entry, issued_ms: i64) -> Option<LiveLeaf> {
+    let issuer = AuthorityId::try_from(hex::decode(&entry.issuer)?.as_slice()).ok()?;
+    entry.subject.parse::<SpiffeId>().ok()?;
+    Some(LiveLeaf {
+        spiffe_id: entry.subject.clone(),
+        serial: entry.serial.clone(),
+        issuer,
+        issued_ms,
+        not_after_ms: entry.not_after_ms?,
+    })
+}
+
+/// The newest leaf of each identity.
+fn page(known: &Known, now: SystemTime) -> Value {
+    let now_ms = clock::millis(now);
+    let mut newest: BTreeMap<&str, &LiveLeaf> = BTreeMap::new();
+    for leaf in known.leaves.values().filter(|leaf| leaf.not_after_ms > now_ms) {
+        let present = newest.entry(&leaf.spiffe_id).or_insert(leaf);
+        if leaf.issued_ms >= present.issued_ms {
+            *present = leaf;
+        }
+    }
     let mut rows: Vec<Value> = known.authorities.values().rev().flatten().cloned().collect();
-    rows.extend(known.leaves.iter().map(|(id, issued)| {
+    rows.extend(newest.into_values().map(|leaf| {
         json!({
-            "spiffeId": id, "serial": issued.serial, "kind": "leaf", "notAfter": issued.not_after,
-            "issuedAt": issued.issued_at, "issued": issued.count,
+            "spiffeId": leaf.spiffe_id, "serial": leaf.serial, "kind": "leaf", "notAfter": leaf.not_after_ms / 1000,
+            "issuedAt": leaf.issued_ms / 1000, "issued": known.counts.get(&leaf.spiffe_id),
         })
     }));
     json!({ "identities": rows })

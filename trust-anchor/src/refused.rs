@@ -7,6 +7,9 @@ use tonic::Status;
 
 use crate::join::TokenError;
 
+/// When to ask again: the queue is served within a fraction of it.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// A "no" of the issuer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
@@ -37,6 +40,18 @@ pub(crate) enum Refused {
     /// Somebody of another trust domain.
     #[error("{0} is not of this trust domain")]
     OtherDomain(SpiffeId),
+    /// Somebody who was revoked.
+    #[error("{0} is on the deny-list")]
+    Denied(SpiffeId),
+    /// One identity asks more often than its replicas could.
+    #[error("{0} has asked for too many certificates in a short time")]
+    TooMany(SpiffeId),
+    /// The clock cannot be relied on.
+    #[error("{0}")]
+    Clock(String),
+    /// The audit log cannot be written, and nothing is issued without it.
+    #[error("the audit log cannot be written: {0}")]
+    NotRecorded(String),
     /// The cryptography or the disk failed.
     #[error("the trust anchor failed: {0}")]
     Failed(String),
@@ -58,6 +73,10 @@ impl Refused {
             Self::Renewal(_) => "renewal_untrusted",
             Self::SameKey(_) => "same_key",
             Self::OtherDomain(_) => "other_trust_domain",
+            Self::Denied(_) => "denied",
+            Self::TooMany(_) => "too_many",
+            Self::Clock(_) => "clock",
+            Self::NotRecorded(_) => "not_recorded",
         }
     }
 
@@ -78,9 +97,21 @@ impl Refused {
             Self::Renewal(_) => (Code::NotAllowed, "join again with a token: the present certificate proves nothing"),
             Self::SameKey(_) => (Code::BadRequest, "make a new key for each certificate"),
             Self::OtherDomain(_) => (Code::NotAllowed, "ask the trust anchor of that trust domain"),
+            Self::Denied(_) => (Code::NotAllowed, "if that is over: hawser trust revoke identity ID --undo"),
+            Self::TooMany(_) => (Code::Overloaded, "ask again after the time given"),
+            Self::Clock(_) => (Code::NotReady, "set this machine's clock: hawser trust status shows how far it is off"),
+            Self::NotRecorded(_) => (Code::NotReady, "see whether the trust anchor's disk is full"),
         };
         let refusal = Refusal::new(code, self.to_string(), remedy);
-        if matches!(self, Self::Busy) { refusal.retry_after(Duration::from_secs(1)) } else { refusal }
+        match self {
+            Self::Busy | Self::TooMany(_) => refusal.retry_after(RETRY_AFTER),
+            _ => refusal,
+        }
+    }
+
+    /// Whether somebody was told that he may not, rather than not now.
+    pub(crate) fn is_denial(&self) -> bool {
+        matches!(self.refusal().code, Code::BadRequest | Code::NotAllowed)
     }
 }
 
@@ -88,10 +119,17 @@ impl From<Refused> for Status {
     fn from(refused: Refused) -> Self {
         let refusal = refused.refusal();
         let text = format!("{}: {}; hint: {}", refused.reason(), refusal.message, refusal.remedy);
-        match refusal.code {
+        let mut status = match refusal.code {
             Code::BadRequest => Self::invalid_argument(text),
             Code::NotAllowed => Self::permission_denied(text),
             _ => Self::unavailable(text),
+        };
+        if let Some(after) = refusal.retry_after
+            && let Ok(value) = after.as_millis().to_string().parse()
+        {
+            // gRPC's own word for it (gRFC A6).
+            status.metadata_mut().insert("grpc-retry-pushback-ms", value);
         }
+        status
     }
 }

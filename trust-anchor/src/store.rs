@@ -1,25 +1,20 @@
-//! What a trust anchor keeps on disk: the intermediate's key and certificate, and the bundle's sequence.
+//! What a trust anchor keeps on disk: keys and certificates, and what may never go back: the bundle and its sequence.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
-use hawser_api::SpiffeId;
-use hawser_api::bundle::Bundle;
+use hawser_api::bundle::{Bundle, JwtAuthority};
 use hawser_runtime::file;
-use hawser_tunnel::tls::Credentials;
-use rcgen::{Issuer, KeyPair, PublicKeyData};
+use hawser_tunnel::kept::Kept;
 use rustls_pki_types::CertificateDer;
-use x509_parser::prelude::{FromDer, X509Certificate};
-
-use crate::hex;
-use crate::hierarchy::{HierarchyError, names, read_certificates, read_key};
-use crate::issue::Template;
+use serde_json::{Value, json};
 
 /// The published bundle, kept so that its sequence never goes back.
 const BUNDLE: &str = "bundle.json";
+/// The highest sequence that was ever published: an older bundle is as genuine as the last one.
+const FLOOR: &str = "floor.json";
 const LOCK: &str = "lock";
 /// How long a client may go by a bundle before it asks again, seconds; ours are pushed.
 const REFRESH_HINT: u32 = 60;
@@ -27,7 +22,7 @@ const REFRESH_HINT: u32 = 60;
 /// A directory that one trust anchor uses at a time.
 #[derive(Debug)]
 pub(crate) struct Store {
-    directory: PathBuf,
+    pub(crate) kept: Kept,
     _lock: File,
 }
 
@@ -40,112 +35,145 @@ impl Store {
         let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
         // The kernel frees it when the process dies, however it dies.
         lock.try_lock().with_context(|| format!("another trust anchor uses {}", directory.display()))?;
-        Ok(Self { directory: directory.to_owned(), _lock: lock })
+        let kept = Kept::open(directory).with_context(|| format!("cannot open {}", directory.display()))?;
+        Ok(Self { kept, _lock: lock })
     }
 
     /// The directory.
     pub(crate) fn directory(&self) -> &Path {
-        &self.directory
+        self.kept.directory()
+    }
+
+    /// A directory in it.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory().join(name)
     }
 
     /// The bundle of these authorities. Its sequence grows when they are others than last time, and is on disk before
     /// anybody sees it.
-    pub(crate) fn bundle(&self, authorities: &[CertificateDer<'_>], now: SystemTime) -> anyhow::Result<Bundle> {
-        let path = self.directory.join(BUNDLE);
+    pub(crate) fn bundle(
+        &self,
+        authorities: &[CertificateDer<'_>],
+        jwt: &[JwtAuthority],
+        now: SystemTime,
+    ) -> anyhow::Result<Bundle> {
         let authorities: Vec<_> = authorities.iter().map(|der| der.to_vec()).collect();
-        let last = match fs::read_to_string(&path) {
-            Ok(text) => Bundle::parse(&text).with_context(|| format!("{} is damaged", path.display()))?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Bundle::default(),
-            Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
-        };
-        if last.sequence > 0 && last.x509_authorities == authorities {
+        let floor = self.floor()?;
+        let last = self.last_bundle(floor)?;
+        if last.sequence > 0 && last.x509_authorities == authorities && last.jwt_authorities == jwt {
+            self.raise_floor(floor, last.sequence)?;
             return Ok(last);
         }
         // Counted from the time, so that it does not fall back when this directory is lost.
         let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let sequence = seconds.max(last.sequence + 1);
-        let next =
-            Bundle { sequence, refresh_hint: Some(REFRESH_HINT), x509_authorities: authorities, ..Bundle::default() };
-        file::replace(&path, next.to_document().as_bytes())
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        let sequence = seconds.max(last.sequence + 1).max(floor + 1);
+        let next = Bundle {
+            sequence,
+            refresh_hint: Some(REFRESH_HINT),
+            x509_authorities: authorities,
+            jwt_authorities: jwt.to_vec(),
+        };
+        let document: Value = serde_json::from_str(&next.to_document())?;
+        self.kept.write(BUNDLE, &document).with_context(|| format!("cannot write {BUNDLE}"))?;
+        // Behind it: a floor above the bundle on disk would refuse our own.
+        self.raise_floor(floor, sequence)?;
         Ok(next)
     }
 
-    /// The intermediate, if it has been signed; checked by our own verifier, as every peer will check it.
-    pub(crate) fn intermediate(
-        &self,
-        credentials: &Credentials,
-        now: SystemTime,
-    ) -> anyhow::Result<Option<Intermediate>> {
-        let path = self.directory.join(names::INTERMEDIATE_CERTIFICATE);
-        let der = match read_certificates(&path) {
-            Err(HierarchyError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            certificates => certificates?.into_iter().next().context("no certificate")?,
-        };
-        let key = read_key(&self.directory.join(names::INTERMEDIATE_KEY))?;
-        let intermediate = Intermediate::new(der, key).with_context(|| path.display().to_string())?;
-        intermediate.check(credentials, now).with_context(|| path.display().to_string())?;
-        Ok(Some(intermediate))
-    }
-}
-
-/// The certificate and key that sign leaves.
-#[derive(Debug)]
-pub(crate) struct Intermediate {
-    der: CertificateDer<'static>,
-    issuer: Issuer<'static, KeyPair>,
-    not_after: SystemTime,
-    serial: String,
-}
-
-impl Intermediate {
-    fn new(der: CertificateDer<'static>, key: KeyPair) -> anyhow::Result<Self> {
-        let (_, cert) = X509Certificate::from_der(&der).map_err(|e| anyhow::anyhow!("not a certificate: {e}"))?;
-        if cert.public_key().raw != key.subject_public_key_info() {
-            bail!("is not of the key in {}", names::INTERMEDIATE_KEY);
+    fn last_bundle(&self, floor: u64) -> anyhow::Result<Bundle> {
+        let Some(document) = self.kept.read(BUNDLE)? else { return Ok(Bundle::default()) };
+        let last = Bundle::parse(&document.to_string()).context(BUNDLE)?;
+        if last.sequence < floor {
+            bail!(
+                "{} has sequence {}, and {floor} was published already: it is an older one that was put back\nhint: \
+                 remove it, and the bundle is made anew with a higher sequence",
+                self.path(BUNDLE).display(),
+                last.sequence
+            );
         }
-        let not_after = cert.validity().not_after.to_datetime().into();
-        let serial = hex::encode(cert.raw_serial());
-        let issuer = Issuer::from_ca_cert_der(&der, key)?;
-        Ok(Self { issuer, not_after, serial, der })
+        Ok(last)
     }
 
-    /// Signs a leaf for nobody and verifies it: what is wrong with the intermediate shows here, not at a peer.
-    fn check(&self, credentials: &Credentials, now: SystemTime) -> anyhow::Result<()> {
-        let key = KeyPair::generate()?;
-        let id: SpiffeId = format!("{}/hawser-self-test", credentials.own_domain().id()).parse()?;
-        let public_key = rcgen::SubjectPublicKeyInfo::from_der(&key.subject_public_key_info())?;
-        let (not_before, not_after) = (now, now + Duration::from_secs(60));
-        let template = Template { id, public_key, key_hash: String::new(), not_before, not_after };
-        let chain = self.sign(&template)?.chain;
-        credentials.proves(&chain).context("our own verifier refuses what it signs")?;
-        Ok(())
+    fn floor(&self) -> anyhow::Result<u64> {
+        let floor = self.kept.read(FLOOR)?;
+        Ok(floor.and_then(|floor| floor.get("sequence").and_then(Value::as_u64)).unwrap_or_default())
     }
 
-    /// Signs a leaf.
-    pub(crate) fn sign(&self, template: &Template) -> Result<Leaf, rcgen::Error> {
-        let params = template.params()?;
-        let serial = params.serial_number.as_ref().map(|serial| hex::encode(&serial.to_bytes())).unwrap_or_default();
-        let leaf = params.signed_by(&template.public_key, &self.issuer)?;
-        Ok(Leaf { chain: vec![leaf.der().clone(), self.der.clone()], serial })
-    }
-
-    /// Its end.
-    pub(crate) fn not_after(&self) -> SystemTime {
-        self.not_after
-    }
-
-    /// Its serial number, lower-case hex.
-    pub(crate) fn serial(&self) -> &str {
-        &self.serial
+    fn raise_floor(&self, floor: u64, sequence: u64) -> anyhow::Result<()> {
+        if floor >= sequence {
+            return Ok(());
+        }
+        self.kept.write(FLOOR, &json!({ "sequence": sequence })).with_context(|| format!("cannot write {FLOOR}"))
     }
 }
 
-/// A signed leaf.
-#[derive(Debug)]
-pub(crate) struct Leaf {
-    /// Itself, then the intermediate.
-    pub(crate) chain: Vec<CertificateDer<'static>>,
-    /// Its serial number, lower-case hex.
-    pub(crate) serial: String,
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn der(byte: u8) -> CertificateDer<'static> {
+        CertificateDer::from(vec![byte; 8])
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + std::time::Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn the_sequence_grows_with_every_change_and_survives_a_restart_and_a_clock_that_goes_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let first = store.bundle(&[der(1)], &[], at(1000)).unwrap();
+        assert_eq!(store.bundle(&[der(1)], &[], at(5000)).unwrap(), first);
+        let second = store.bundle(&[der(1), der(2)], &[], at(500)).unwrap();
+        assert_eq!(second.sequence, first.sequence + 1);
+        drop(store);
+        assert_eq!(Store::open(directory.path()).unwrap().bundle(&[der(1), der(2)], &[], at(9)).unwrap(), second);
+    }
+
+    #[test]
+    fn an_older_bundle_put_back_by_hand_is_refused_and_says_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(BUNDLE);
+        let store = Store::open(directory.path()).unwrap();
+        store.bundle(&[der(1)], &[], at(1000)).unwrap();
+        let older = fs::read(&path).unwrap();
+        let newer = store.bundle(&[der(2)], &[], at(2000)).unwrap();
+        fs::write(&path, older).unwrap();
+        let error = store.bundle(&[der(1)], &[], at(3000)).unwrap_err().to_string();
+        assert!(error.contains("2000 was published already") && error.contains("hint: remove it"), "{error}");
+        fs::remove_file(&path).unwrap();
+        assert!(store.bundle(&[der(1)], &[], at(9)).unwrap().sequence > newer.sequence);
+    }
+
+    #[test]
+    fn a_bundle_that_was_edited_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(Store::open(directory.path()).unwrap());
+        let store = Store::open(directory.path()).unwrap();
+        store.bundle(&[der(1)], &[], at(1000)).unwrap();
+        let path = directory.path().join(BUNDLE);
+        let text = fs::read_to_string(&path).unwrap().replace("1000", "9999");
+        fs::write(&path, text).unwrap();
+        assert!(store.bundle(&[der(1)], &[], at(1000)).unwrap_err().to_string().contains("is not as it was written"));
+    }
+
+    #[test]
+    fn a_process_that_dies_at_any_step_publishes_the_old_bundle_or_the_new_and_never_an_older_sequence() {
+        for steps in 0..40 {
+            let directory = tempfile::tempdir().unwrap();
+            let mut store = Store::open(directory.path()).unwrap();
+            let old = store.bundle(&[der(1)], &[], at(1000)).unwrap();
+            store.kept.stop_after(steps);
+            let published = store.bundle(&[der(2)], &[], at(2000));
+            drop(store);
+            let again = Store::open(directory.path()).unwrap().bundle(&[der(2)], &[], at(3000)).unwrap();
+            assert!(again.sequence > old.sequence, "{steps}");
+            if let Ok(published) = published {
+                assert_eq!(again, published);
+            }
+        }
+    }
 }

@@ -4,25 +4,33 @@
 //! ```text
 //! disk ─▶ Credentials                                   at start, with the trust anchor down too
 //! new key, CSR ─▶ Issue (join token │ renewal) ─▶ verify ─▶ disk ─▶ Credentials     at half life ± 10 %
-//! WatchBundle ─▶ Credentials ─▶ disk                    whenever the bundle changes
+//! WatchBundle ─▶ Credentials ─▶ disk                    whenever the bundle or the deny-list changes
+//!             └▶ renew soon                             when another authority signs, or ours is suspected
 //! ```
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use hawser_api::bundle::Bundle;
+use hawser_api::proto::issuer as published;
 use hawser_api::proto::issuer::issue_request::Attestation;
 use hawser_api::proto::issuer::{IssueReply, IssueRequest, Renewal};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SigningKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::sync::watch;
 
 use crate::Clock;
 use crate::tls::{Anchors, Credentials, Identity};
 
 mod client;
+mod denied;
+mod hint;
 mod store;
 
 pub use client::report_fabric;
+pub use denied::denials;
+use hint::Hint;
+pub use store::certificate_pem;
 use store::{Store, Stored};
 
 /// Where an identity comes from and where it is kept.
@@ -49,20 +57,32 @@ const SLEEP_MAX: Duration = Duration::from_secs(10);
 
 /// Runs until dropped: loads what is on disk, then asks and renews. Errors are logged and tried again with backoff.
 pub async fn keep(credentials: Credentials, source: IdentitySource, clock: Clock) {
-    let mut keeper =
-        Keeper { store: Store::new(&source.store), credentials, source, clock, current: None, asked: None };
+    let hint = watch::Sender::new(Hint::default());
+    let mut keeper = Keeper {
+        store: Store::new(&source.store),
+        credentials,
+        source,
+        clock,
+        current: None,
+        asked: None,
+        hint: hint.subscribe(),
+    };
     keeper.load();
-    let (follower, store) = (keeper.credentials.clone(), keeper.store.clone());
+    let (credentials, store) = (keeper.credentials.clone(), keeper.store.clone());
     let socket = keeper.source.socket.clone();
-    tokio::join!(keeper.renew_for_ever(), follow_bundle(follower, store, socket));
+    let follower = Follower { credentials, store, hint };
+    tokio::join!(keeper.renew_for_ever(), follower.follow(socket));
 }
 
 /// What we are, with what it takes to prove it to the issuer.
 struct Current {
     chain: Vec<CertificateDer<'static>>,
     key: KeyPair,
+    begun: SystemTime,
     not_after: SystemTime,
     renew_at: SystemTime,
+    /// A hint has been heeded: another of the same kind does not throw the dice again.
+    hastened: bool,
 }
 
 impl Current {
@@ -72,7 +92,15 @@ impl Current {
         let life = not_after.duration_since(begun).unwrap_or_default();
         // Jitter: processes that were started together do not ask together for ever.
         let renew_at = begun + life.mul_f64(rand::random_range(0.45..0.55));
-        Self { chain: identity.chain().to_vec(), key, not_after, renew_at }
+        Self { chain: identity.chain().to_vec(), key, begun, not_after, renew_at, hastened: false }
+    }
+
+    /// Renews within the hint's time, if it means us.
+    fn heed(&mut self, hint: &Hint, now: SystemTime) {
+        if !self.hastened && hint.means(&self.chain, self.begun) {
+            self.hastened = true;
+            self.renew_at = self.renew_at.min(now + hint.within.mul_f64(rand::random_range(0.0..1.0)));
+        }
     }
 }
 
@@ -84,10 +112,15 @@ struct Keeper {
     current: Option<Current>,
     /// The key that was asked for and not answered yet: a join token is bound to it.
     asked: Option<KeyPair>,
+    hint: watch::Receiver<Hint>,
 }
 
 impl Keeper {
     fn load(&mut self) {
+        // Before anything else: who was denied is denied from the first handshake on.
+        if let Some(denied) = self.store.denied() {
+            self.credentials.set_denied(denials(&denied));
+        }
         if let Some(bundle) = self.store.bundle() {
             take_bundle(&self.credentials, bundle);
         }
@@ -127,19 +160,22 @@ impl Keeper {
         }
     }
 
-    /// Until half life, or until the bundle says that what we present proves nothing any more.
-    async fn until_due(&self) {
+    /// Until half life, or until we are told that what we present is not wanted any more, or proves nothing.
+    async fn until_due(&mut self) {
         let mut generation = self.credentials.generation();
-        let Some(current) = &self.current else { return };
+        let clock = self.clock;
+        let Some(current) = &mut self.current else { return };
         loop {
-            let left = current.renew_at.duration_since((self.clock)()).unwrap_or_default();
+            current.heed(&self.hint.borrow_and_update(), clock());
+            let left = current.renew_at.duration_since(clock()).unwrap_or_default();
             if left.is_zero() || self.credentials.proves(&current.chain).is_err() {
                 return;
             }
             tokio::select! {
                 () = tokio::time::sleep(left.min(SLEEP_MAX)) => {}
-                // The sender lives in our own credentials: this cannot fail.
+                // The senders live in our own credentials and beside us: this cannot fail.
                 _ = generation.changed() => {}
+                _ = self.hint.changed() => {}
             }
         }
     }
@@ -224,32 +260,55 @@ fn take_bundle(credentials: &Credentials, bundle: Bundle) {
     }
 }
 
-/// Our own anchors as the trust anchor publishes them.
-async fn follow_bundle(credentials: Credentials, store: Store, socket: PathBuf) {
-    let mut failures = 0;
-    loop {
-        match client::watch_bundle(&socket).await {
-            Ok(mut bundles) => {
-                while let Ok(Some(published)) = bundles.message().await {
-                    failures = 0;
-                    publish(&credentials, &store, published.document).await;
-                }
-            }
-            Err(status) => tracing::debug!(status = text(&status), "cannot watch the bundle"),
-        }
-        tokio::time::sleep(pause(failures, PAUSE_WITH)).await;
-        failures += 1;
-    }
+/// What the trust anchor tells everybody.
+struct Follower {
+    credentials: Credentials,
+    store: Store,
+    hint: watch::Sender<Hint>,
 }
 
-async fn publish(credentials: &Credentials, store: &Store, document: String) {
-    let bundle = match Bundle::parse(&document) {
-        Ok(bundle) => bundle,
-        Err(error) => return tracing::warn!(%error, "the trust anchor published something else"),
-    };
-    take_bundle(credentials, bundle);
-    if let Err(error) = store.save_bundle(document).await {
-        tracing::warn!(%error, "the bundle is not on disk");
+impl Follower {
+    async fn follow(self, socket: PathBuf) {
+        let mut failures = 0;
+        loop {
+            match client::watch_bundle(&socket).await {
+                Ok(mut bundles) => {
+                    while let Ok(Some(published)) = bundles.message().await {
+                        failures = 0;
+                        self.take(published).await;
+                    }
+                }
+                Err(status) => tracing::debug!(status = text(&status), "cannot watch the bundle"),
+            }
+            tokio::time::sleep(pause(failures, PAUSE_WITH)).await;
+            failures += 1;
+        }
+    }
+
+    /// The deny-list first: it must not wait for a disk, or for a bundle that cannot be read.
+    async fn take(&self, published: published::Bundle) {
+        if let Some(denied) = &published.denied {
+            self.deny(denied).await;
+        }
+        self.hint.send_replace(Hint::new(&published));
+        let bundle = match Bundle::parse(&published.document) {
+            Ok(bundle) => bundle,
+            Err(error) => return tracing::warn!(%error, "the trust anchor published something else"),
+        };
+        take_bundle(&self.credentials, bundle);
+        if let Err(error) = self.store.save_bundle(published.document).await {
+            tracing::warn!(%error, "the bundle is not on disk");
+        }
+    }
+
+    async fn deny(&self, denied: &published::Denied) {
+        if !self.store.follows(denied.version) {
+            return tracing::warn!(version = denied.version, "an older deny-list is refused");
+        }
+        self.credentials.set_denied(denials(denied));
+        if let Err(error) = self.store.save_denied(denied).await {
+            tracing::warn!(%error, "the deny-list is not on disk");
+        }
     }
 }
 

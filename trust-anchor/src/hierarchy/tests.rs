@@ -5,6 +5,7 @@ use hawser_tunnel::tls::{Anchors, Credentials};
 
 use super::*;
 use crate::issue::{Lifetimes, Template, Terms, issue};
+use crate::signer::Intermediate;
 use crate::store::Store;
 
 fn now() -> SystemTime {
@@ -46,7 +47,7 @@ impl Fabric {
         let roots = read_certificates(&self.root().join(names::ROOT_CERTIFICATE)).unwrap();
         let bundle = store.bundle(&roots, now()).unwrap();
         assert!(credentials.set_anchors(&domain(name), Anchors::Bundle(bundle)).is_empty());
-        let intermediate = store.intermediate(&credentials, now()).unwrap().unwrap();
+        let intermediate = Intermediate::load(store.directory(), &credentials).unwrap().unwrap();
         let leaf = intermediate.sign(&template(id)).unwrap();
         let path = self.directory.path().join("leaf.pem");
         write(&path, &pem(&leaf.chain[0])).unwrap();
@@ -225,7 +226,7 @@ fn the_sequence_grows_with_each_change_and_not_without() {
     let both = [one.clone(), read(&second)].concat();
     let directory = fabric.store("east");
     let sequence =
-        |roots: &[CertificateDer<'_>]| Store::open(&directory).unwrap().bundle(roots, now()).unwrap().sequence;
+        |roots: &[CertificateDer<'_>]| Store::open(&directory).unwrap().bundle(roots, &[], now()).unwrap().sequence;
     let first = sequence(&one);
     assert_eq!(sequence(&one), first);
     let next = sequence(&both);
@@ -242,13 +243,13 @@ fn an_intermediate_that_peers_would_refuse_is_not_taken() {
     let credentials = Credentials::new(domain("east.example"), now);
     let roots = read_certificates(&other.root().join(names::ROOT_CERTIFICATE)).unwrap();
     credentials.set_anchors(&domain("east.example"), Anchors::Bundle(store.bundle(&roots, now()).unwrap()));
-    let error = format!("{:#}", store.intermediate(&credentials, now()).unwrap_err());
+    let error = format!("{:#}", Intermediate::load(store.directory(), &credentials).unwrap_err());
     assert!(error.contains("our own verifier refuses"), "{error}");
 
     // Nor one of another key.
     let csr = make_csr(&fabric.store("west.example"), &domain("east.example")).unwrap();
     let signed = sign_intermediate(&fabric.root(), &csr, None, now()).unwrap();
     fs::copy(signed.path, store.directory().join(names::INTERMEDIATE_CERTIFICATE)).unwrap();
-    let error = format!("{:#}", store.intermediate(&credentials, now()).unwrap_err());
+    let error = format!("{:#}", Intermediate::load(store.directory(), &credentials).unwrap_err());
     assert!(error.contains("not of the key"), "{error}");
 }
