@@ -12,7 +12,8 @@ use futures_util::Stream;
 use hawser_api::proto::discovery::{Role, Status};
 use hawser_api::proto::issuer::issuer_server::{Issuer, IssuerServer};
 use hawser_api::proto::issuer::{
-    Bundle, FabricReport, FabricReportReply, IssueReply, IssueRequest, LinkedPeer, WatchBundleRequest,
+    AuditEvent, AuditReply, Bundle, FabricReport, FabricReportReply, IssueReply, IssueRequest, LinkedPeer,
+    WatchBundleRequest,
 };
 use hawser_tunnel::report;
 use hawser_tunnel::testing::Pki;
@@ -49,6 +50,10 @@ impl Issuer for Ear {
             self.0.send_replace(report);
         }
         Ok(Response::new(FabricReportReply {}))
+    }
+
+    async fn audit(&self, _: Request<AuditEvent>) -> Result<Response<AuditReply>, Refused> {
+        Err(Refused::unimplemented("it only listens"))
     }
 }
 

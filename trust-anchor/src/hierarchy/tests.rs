@@ -45,7 +45,7 @@ impl Fabric {
         let store = Store::open(&self.store(name)).unwrap();
         let credentials = Credentials::new(domain(name), now);
         let roots = read_certificates(&self.root().join(names::ROOT_CERTIFICATE)).unwrap();
-        let bundle = store.bundle(&roots, now()).unwrap();
+        let bundle = store.bundle(&roots, &[], now()).unwrap();
         assert!(credentials.set_anchors(&domain(name), Anchors::Bundle(bundle)).is_empty());
         let intermediate = Intermediate::load(store.directory(), &credentials).unwrap().unwrap();
         let leaf = intermediate.sign(&template(id)).unwrap();
@@ -242,7 +242,7 @@ fn an_intermediate_that_peers_would_refuse_is_not_taken() {
     let store = Store::open(&fabric.store("east.example")).unwrap();
     let credentials = Credentials::new(domain("east.example"), now);
     let roots = read_certificates(&other.root().join(names::ROOT_CERTIFICATE)).unwrap();
-    credentials.set_anchors(&domain("east.example"), Anchors::Bundle(store.bundle(&roots, now()).unwrap()));
+    credentials.set_anchors(&domain("east.example"), Anchors::Bundle(store.bundle(&roots, &[], now()).unwrap()));
     let error = format!("{:#}", Intermediate::load(store.directory(), &credentials).unwrap_err());
     assert!(error.contains("our own verifier refuses"), "{error}");
 
