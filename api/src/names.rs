@@ -256,6 +256,10 @@ pub struct SpiffeId {
 impl SpiffeId {
     /// The ID that Kubernetes and Istio users expect for a service account.
     pub fn service_account(domain: &TrustDomain, namespace: &str, account: &str) -> Result<Self, NameError> {
+        // One segment each: a name with a slash would be somebody else's ID.
+        if let Some(name) = [namespace, account].into_iter().find(|name| name.contains('/')) {
+            return Err(NameError::new("name", name, "may not contain '/'"));
+        }
         format!("spiffe://{domain}/ns/{namespace}/sa/{account}").parse()
     }
 
@@ -332,35 +336,139 @@ mod tests {
         assert_eq!(id.path(), "/ns/Shop/sa/checkout");
     }
 
+    /// SPIFFE-ID section 2, a line each: what is written, and its canonical form or the rule that it breaks.
     #[test]
-    fn what_spiffe_forbids_is_refused() {
-        for bad in [
-            "",
-            "spiffe:/",
-            "https://east/ns/a",
-            "spiffe://",
-            "spiffe:///ns/a",
-            "spiffe://east",
-            "spiffe://east/",
-            "spiffe://east//a",
-            "spiffe://east/a/",
-            "spiffe://east/./a",
-            "spiffe://east/../a",
-            "spiffe://east/a?b=c",
-            "spiffe://east/a#b",
-            "spiffe://east/a%20b",
-            "spiffe://user@east/a",
-            "spiffe://east:443/a",
-            "spiffe://[::1]/a",
-            "spiffe://e%61st/a",
-            "spiffe://east/ä",
-            "spiffe://öst/a",
-        ] {
-            assert!(bad.parse::<SpiffeId>().is_err(), "{bad:?} was accepted");
+    fn spiffe_ids_are_what_the_standard_says() {
+        const HOST: &str = "may contain only letters, digits, '.', '-' and '_'";
+        const PATH: &str = "may contain only letters, digits, '.', '-' and '_' in its path";
+        const SCHEME: &str = "must start with spiffe://";
+        const SEGMENT: &str = "has an empty path segment or a trailing '/'";
+        const DOTS: &str = "has a '.' or '..' path segment";
+        const NO_PATH: &str = "has no path: it names a trust domain, not a workload";
+        let rows: &[(&str, Result<&str, &str>)] = &[
+            // 2: the scheme, in any case; written in lower case.
+            ("spiffe://east/a", Ok("spiffe://east/a")),
+            ("SPIFFE://east/a", Ok("spiffe://east/a")),
+            ("SpIfFe://east/a", Ok("spiffe://east/a")),
+            ("", Err(SCHEME)),
+            ("spiffe", Err(SCHEME)),
+            ("spiffe:", Err(SCHEME)),
+            ("spiffe:/east/a", Err(SCHEME)),
+            ("spiffe:east/a", Err(SCHEME)),
+            ("//east/a", Err(SCHEME)),
+            ("east/a", Err(SCHEME)),
+            ("https://east/a", Err(SCHEME)),
+            ("spiffes://east/a", Err(SCHEME)),
+            (" spiffe://east/a", Err(SCHEME)),
+            ("spiffe:\\\\east\\a", Err(SCHEME)),
+            // 2.1: the trust domain is a host and nothing else, in any case; written in lower case.
+            ("spiffe://East.Example.ORG/a", Ok("spiffe://east.example.org/a")),
+            ("spiffe://a_b-c.9/a", Ok("spiffe://a_b-c.9/a")),
+            ("spiffe://127.0.0.1/a", Ok("spiffe://127.0.0.1/a")),
+            ("spiffe://east.example.evil/a", Ok("spiffe://east.example.evil/a")),
+            ("spiffe:///a", Err("is empty")),
+            ("spiffe://user@east/a", Err(HOST)),
+            ("spiffe://user:word@east/a", Err(HOST)),
+            ("spiffe://east:443/a", Err(HOST)),
+            ("spiffe://east:/a", Err(HOST)),
+            ("spiffe://[::1]/a", Err(HOST)),
+            ("spiffe://e%61st/a", Err(HOST)),
+            ("spiffe://ea st/a", Err(HOST)),
+            ("spiffe://*.example/a", Err(HOST)),
+            ("spiffe://east\0/a", Err(HOST)),
+            ("spiffe://öst/a", Err(HOST)),
+            ("spiffe://ｅast/a", Err(HOST)),
+            // 2.2: the path is not empty here, its segments neither, and its case counts.
+            ("spiffe://east/ns/Shop/sa/Checkout", Ok("spiffe://east/ns/Shop/sa/Checkout")),
+            ("spiffe://east/a.b_c-d/9", Ok("spiffe://east/a.b_c-d/9")),
+            ("spiffe://east/...", Ok("spiffe://east/...")),
+            ("spiffe://east/.a/b.", Ok("spiffe://east/.a/b.")),
+            ("spiffe://east", Err(NO_PATH)),
+            ("spiffe://", Err(NO_PATH)),
+            ("spiffe://east?a", Err(NO_PATH)),
+            ("spiffe://east#a", Err(NO_PATH)),
+            ("spiffe://east/", Err(SEGMENT)),
+            ("spiffe://east//a", Err(SEGMENT)),
+            ("spiffe://east/a//b", Err(SEGMENT)),
+            ("spiffe://east/a/", Err(SEGMENT)),
+            ("spiffe://east/.", Err(DOTS)),
+            ("spiffe://east/./a", Err(DOTS)),
+            ("spiffe://east/a/..", Err(DOTS)),
+            ("spiffe://east/../a", Err(DOTS)),
+            ("spiffe://east/a%2e%2e", Err(PATH)),
+            ("spiffe://east/%2e%2e/a", Err(PATH)),
+            ("spiffe://east/a%20b", Err(PATH)),
+            ("spiffe://east/a%", Err(PATH)),
+            ("spiffe://east/a b", Err(PATH)),
+            ("spiffe://east/a\n", Err(PATH)),
+            ("spiffe://east/a\0", Err(PATH)),
+            ("spiffe://east/a:b", Err(PATH)),
+            ("spiffe://east/a@b", Err(PATH)),
+            ("spiffe://east/a*", Err(PATH)),
+            ("spiffe://east/a;b", Err(PATH)),
+            ("spiffe://east/a\\b", Err(PATH)),
+            ("spiffe://east/ä", Err(PATH)),
+            ("spiffe://east/ａ", Err(PATH)),
+            // 2.2: neither query nor fragment.
+            ("spiffe://east/a?", Err(PATH)),
+            ("spiffe://east/a?b=c", Err(PATH)),
+            ("spiffe://east/a#", Err(PATH)),
+            ("spiffe://east/a#b", Err(PATH)),
+        ];
+        for (text, must) in rows {
+            let read = text.parse::<SpiffeId>();
+            let read = read.as_ref().map(SpiffeId::as_str).map_err(NameError::rule);
+            assert_eq!(read, *must, "{text:?}");
         }
-        let long = format!("spiffe://east/{}", "a".repeat(SPIFFE_ID_MAX));
-        assert!(long.parse::<SpiffeId>().is_err());
-        assert!("a".repeat(256).parse::<TrustDomain>().is_err());
+    }
+
+    /// SPIFFE-ID section 2.3: 2048 bytes in all, 255 of them for the trust domain, and not one more.
+    #[test]
+    fn spiffe_ids_are_as_long_as_the_standard_says() {
+        let id = |length: usize| format!("spiffe://east/{}", "a".repeat(length - "spiffe://east/".len()));
+        assert_eq!(id(SPIFFE_ID_MAX).parse::<SpiffeId>().unwrap().as_str().len(), 2048);
+        assert_eq!(id(SPIFFE_ID_MAX + 1).parse::<SpiffeId>().unwrap_err().rule(), "is longer than 2048 bytes");
+        let long = "d".repeat(TRUST_DOMAIN_MAX);
+        assert!(long.parse::<TrustDomain>().is_ok());
+        assert!(format!("spiffe://{long}/a").parse::<SpiffeId>().is_ok());
+        assert_eq!(format!("spiffe://d{long}/a").parse::<SpiffeId>().unwrap_err().rule(), "is longer than 255 bytes");
+        assert_eq!(format!("d{long}").parse::<TrustDomain>().unwrap_err().rule(), "is longer than 255 bytes");
+    }
+
+    #[test]
+    fn trust_domains_are_hosts_in_lower_case() {
+        let rows: &[(&str, Option<&str>)] = &[
+            ("east", Some("east")),
+            ("East.Example", Some("east.example")),
+            ("a_b-c.9", Some("a_b-c.9")),
+            ("10.0.0.1", Some("10.0.0.1")),
+            ("", None),
+            ("spiffe://east", None),
+            ("east/a", None),
+            ("east:1", None),
+            ("u@east", None),
+            ("[::1]", None),
+            ("e%61st", None),
+            ("east ", None),
+            ("öst", None),
+            ("*.east", None),
+        ];
+        for (text, must) in rows {
+            assert_eq!(text.parse::<TrustDomain>().ok().as_ref().map(TrustDomain::as_str), *must, "{text:?}");
+        }
+    }
+
+    /// What is minted from Kubernetes' names is an ID or is refused; nothing is escaped.
+    #[test]
+    fn an_id_of_a_service_account_is_minted_or_refused() {
+        let domain: TrustDomain = "east.example".parse().unwrap();
+        let of = |namespace: &str, account: &str| SpiffeId::service_account(&domain, namespace, account);
+        assert_eq!(of("shop", "check.out").unwrap().as_str(), "spiffe://east.example/ns/shop/sa/check.out");
+        for (namespace, account) in
+            [("", "a"), ("a", ""), ("a/sa/b", "c"), ("a", "b/c"), ("..", "a"), ("a", "system:admin"), ("a", "b%2f")]
+        {
+            assert!(of(namespace, account).is_err(), "{namespace:?} {account:?}");
+        }
     }
 
     #[test]

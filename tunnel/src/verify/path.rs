@@ -77,11 +77,16 @@ impl<'s> Search<'s> {
         Ok(self.proved(anchor, &Vec::new()))
     }
 
+    /// An anchor that the chain brings too is judged as an anchor and as nothing else.
+    fn is_anchor(&self, der: &CertificateDer<'_>) -> bool {
+        self.anchors.iter().any(|anchor| anchor.der == *der)
+    }
+
     /// The leaf's issuer is in the chain; `None` if there is no candidate in the chain.
     fn by_intermediate(&mut self, rest: &[CertificateDer<'_>]) -> Result<Svid, Option<VerifyError>> {
         let mut why = None;
         let mut candidates = Vec::with_capacity(rest.len());
-        for der in rest {
+        for der in rest.iter().filter(|der| !self.is_anchor(der)) {
             match Issuer::read(der) {
                 Ok(issuer) => candidates.push(Candidate { der, issuer }),
                 // It may be a stranger that no path needs; if it was needed, this is the reason to give.
@@ -105,11 +110,14 @@ impl<'s> Search<'s> {
         Ok(self.proved(anchor, &path))
     }
 
+    fn loosest(&self) -> Rules {
+        self.anchors.iter().map(Anchor::rules).min().unwrap_or(Rules::Fabric)
+    }
+
     /// Whether the uppermost authority of this path can be part of any: by the loosest rules of the anchors here.
     fn may_stand_in(&self, path: &Path<'_>) -> Result<(), VerifyError> {
         let Some((top, below)) = path.split_last() else { return Ok(()) };
-        let loosest = self.anchors.iter().map(Anchor::rules).min().unwrap_or(Rules::Fabric);
-        match loosest {
+        match self.loosest() {
             Rules::Fabric => top.issuer.intermediate_of(self.domain)?,
             Rules::Spiffe => top.issuer.authority_below(self.domain, below.len())?,
         }
@@ -118,11 +126,10 @@ impl<'s> Search<'s> {
 
     /// The anchor above the path, which grows upwards through other certificates of the chain where the rules let it.
     fn anchored<'p>(&mut self, path: &mut Path<'p>, all: &'p [Candidate<'p>]) -> Result<&'s Anchor, VerifyError> {
-        let direct = match self.anchor_above(path) {
-            Ok(anchor) => return Ok(anchor),
-            Err(error) => error,
+        let mut why = match self.anchor_above(path) {
+            Err(error) if self.loosest() == Rules::Spiffe => error,
+            known => return known,
         };
-        let mut why = direct;
         for next in all {
             let Some(top) = path.last().copied() else { break };
             if next.issuer.subject != top.issuer.issuer || path.iter().any(|known| std::ptr::eq(*known, next)) {
