@@ -9,6 +9,7 @@ mod echo;
 mod fabric;
 mod get;
 mod http;
+mod link;
 mod page;
 mod print;
 mod process;
@@ -42,6 +43,9 @@ enum Command {
     Echo(echo::Echo),
     #[command(subcommand)]
     Trust(trust::Trust),
+    #[command(subcommand)]
+    Link(link::Link),
+    Unlink(link::Unlink),
     #[command(flatten)]
     Daemon(daemon::Daemon),
     /// Print the version.
@@ -77,6 +81,8 @@ fn run(command: Command) -> anyhow::Result<std::process::ExitCode> {
         Command::Process(args) => asking(process::run(&args))?,
         Command::Echo(args) => echo::run(&args)?,
         Command::Trust(command) => trust::run(&command)?,
+        Command::Link(command) => asking(link::run(&command))?,
+        Command::Unlink(args) => link::unlink(&args)?,
         Command::Daemon(daemon) => daemon::run(&daemon)?,
         Command::Version => print::out(concat!("hawser ", env!("CARGO_PKG_VERSION"))),
         Command::Completion { shell } => {

@@ -117,6 +117,11 @@ impl ClusterState {
         self.dir.join("objects")
     }
 
+    /// Links that `hawser link` made.
+    pub(crate) fn links(&self) -> PathBuf {
+        self.dir.join("links")
+    }
+
     pub(crate) fn status(&self, page: &str) -> PathBuf {
         self.dir.join("objects/status").join(format!("{page}.json"))
     }

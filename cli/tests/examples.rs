@@ -40,10 +40,15 @@ impl Shell {
 
     /// Starts what runs on; it ends with this value.
     fn start(&mut self, script: &str) {
+        self.start_all(script, 1);
+    }
+
+    /// The same for so many fabrics.
+    fn start_all(&mut self, script: &str, fabrics: usize) {
         let log = std::fs::File::create(self.log_path()).unwrap();
         self.running = Some(self.command(script).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
         let started = Instant::now();
-        while !self.log().contains("all is serving") {
+        while self.log().matches("all is serving").count() < fabrics {
             let ended = self.running.as_mut().unwrap().try_wait().unwrap();
             assert!(
                 ended.is_none() && started.elapsed() < PATIENCE,
@@ -127,6 +132,23 @@ fn two_clusters_can_be_called_as_the_readme_says() {
     );
     shell.run("hawser check");
     assert!(shell.run("hawser why west shop/checkout-east").contains("quic"));
+}
+
+#[test]
+fn two_clusters_of_different_roots_join_and_part_as_the_readme_says() {
+    let _alone = ALONE.lock();
+    let mut shell = Shell::new();
+    let here = shell.dir.path().display().to_string();
+    let at_home = |block: String| block.replace(".hawser-", &format!("{here}/.hawser-"));
+    let [up, join]: [String; 2] = blocks("join-a-cluster").try_into().unwrap();
+    let (up, join) = (at_home(up), at_home(join));
+    shell.start_all(&up, 2);
+    let said = shell.run(&join);
+    assert!(said.contains("west and east (east.partner.hawser) are linked"), "{said}");
+    assert!(said.contains("\"client\": \"spiffe://west.acme.hawser/ns/shop/sa/web\""), "{said}");
+    assert!(said.contains("token, used") && said.contains("west is no longer linked to east"), "{said}");
+    let script = format!("EAST_STATE={here}/.hawser-east WEST_STATE={here}/.hawser-west examples/join-a-cluster/join");
+    assert!(shell.run(&script).contains("joined, called and parted"));
 }
 
 #[test]

@@ -5,6 +5,8 @@
 //!                             │  who are you, what may you reach? which endpoint?   bytes that we cannot read
 //!                             └─ carry calls these steps in order and records the outcome
 //!
+//!  a stranger ─ join door ─▶ listen ─▶ join ─▶ the trust anchor, which alone reads what was said
+//!
 //!  mirror controller ─▶ watch ─▶ table (an immutable snapshot that admit and route read)
 //!                          └───▶ streams (live ones that the new snapshot forbids are cut)
 //! ```
@@ -13,6 +15,7 @@
 //! do not compile.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -22,7 +25,7 @@ use hawser_api::proto::discovery::Status;
 use hawser_runtime::subscribe::Table;
 use hawser_runtime::{Process, clock};
 use hawser_tunnel::identity::{self, IdentitySource};
-use hawser_tunnel::listen::{ListenConfig, TunnelListener};
+use hawser_tunnel::listen::{DoorConfig, ListenConfig, TunnelListener};
 use hawser_tunnel::tls::Credentials;
 use tokio::sync::watch as watched;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +34,7 @@ pub mod admit;
 mod carry;
 pub mod config;
 pub mod dial;
+mod join;
 pub mod limits;
 mod listen;
 pub mod metrics;
@@ -56,6 +60,8 @@ struct Gateway {
     /// Grows when tables or trust change: whatever is live is then checked again.
     changes: watched::Sender<u64>,
     said: said::Said,
+    /// The trust anchor's socket, for what comes through the join door.
+    issuer: PathBuf,
     draining: CancellationToken,
     stopping: CancellationToken,
 }
@@ -75,6 +81,7 @@ impl Gateway {
             metrics,
             changes: watched::channel(0).0,
             said: said::Said::default(),
+            issuer: config.identity.socket.clone(),
             draining: process.drain.clone(),
             stopping: process.stop.clone(),
         }
@@ -121,7 +128,11 @@ pub async fn bind(config: &Config, sources: Sources, process: &Process) -> anyho
     process.spawn(watch::report(gateway.credentials.clone(), sources.status.clone()));
     process.spawn(watch::follow(Arc::clone(&gateway), sources.tables, sources.status, process.clone()));
     process.spawn(watch::enforce(Arc::clone(&gateway)));
-    let listening = ListenConfig { reset_key: reset::key(&config.discovery.last_known), ..ListenConfig::default() };
+    let listening = ListenConfig {
+        reset_key: reset::key(&config.discovery.last_known),
+        door: Some(DoorConfig::default()),
+        ..ListenConfig::default()
+    };
     let listener = TunnelListener::bind(config.listen, gateway.credentials.clone(), listening)
         .await
         .map(Arc::new)

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use hawser_api::Refusal;
 use hawser_runtime::{Process, clock};
-use hawser_tunnel::listen::{Incoming, Tunnel, TunnelListener};
+use hawser_tunnel::listen::{Entered, Incoming, Tunnel, TunnelListener};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::Gateway;
 use crate::admit;
 use crate::carry::{Caller, carry};
+use crate::join;
 use crate::limits::Slot;
 
 /// A tunnel is replaced after this long even where certificates last longer, so that none outlives what it was built
@@ -52,8 +53,9 @@ pub(crate) async fn serve(gateway: Arc<Gateway>, listener: &TunnelListener, proc
 /// A tunnel from its handshake to its end.
 async fn tunnel(gateway: Arc<Gateway>, incoming: Incoming, slot: Slot, tasks: TaskTracker) {
     let remote = incoming.remote();
-    let tunnel = match incoming.handshake().await {
-        Ok(tunnel) => tunnel,
+    let tunnel = match incoming.enter().await {
+        Ok(Entered::Tunnel(tunnel)) => tunnel,
+        Ok(Entered::Knock(knock)) => return join::answer(&gateway, knock).await,
         Err(error) => {
             gateway.metrics.handshake_failed(error.reason);
             if let Some(left_out) = gateway.said.again(error.reason, clock::monotonic()) {

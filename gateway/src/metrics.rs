@@ -56,6 +56,7 @@ pub struct Metrics {
     tunnels: Family<ByTransport, Gauge>,
     handshake_failures: Family<ByReason, Counter>,
     tunnels_refused: Counter,
+    joins: Family<ByReason, Counter>,
     change_effect: Histogram,
 }
 
@@ -76,6 +77,7 @@ impl Metrics {
             tunnels: Family::default(),
             handshake_failures: Family::default(),
             tunnels_refused: Counter::default(),
+            joins: Family::default(),
             change_effect: Histogram::new(buckets),
         };
         let opens = "Opens that peers asked for, by link and answer";
@@ -88,6 +90,8 @@ impl Metrics {
         registry.register("hawser_tcp_open", "Streams that were carried, by link and transport", all.carried.clone());
         let failures = "Handshakes that failed, by reason";
         registry.register("hawser_tls_handshake_failures", failures, all.handshake_failures.clone());
+        let joins = "Requests at the join door, by what became of them";
+        registry.register("hawser_gateway_joins", joins, all.joins.clone());
         let effect = "Seconds from a change to its effect here";
         registry.register("hawser_change_effect_seconds", effect, all.change_effect.clone());
         registry.register_collector(Box::new(Read { streams, credentials }));
@@ -127,6 +131,11 @@ impl Metrics {
     /// A connection was dropped before its handshake.
     pub fn tunnel_refused(&self) {
         self.tunnels_refused.inc();
+    }
+
+    /// A request at the join door was `answered` or `failed`.
+    pub fn joined(&self, reason: &'static str) {
+        self.joins.get_or_create(&ByReason { reason }).inc();
     }
 
     /// A change took effect this many milliseconds after it was made.
@@ -179,6 +188,13 @@ impl Collector for Turned {
         let family = "hawser_gateway_handshakes_turned";
         let mut metric = encoder.encode_descriptor(family, help, None, MetricType::Counter)?;
         for (how, count) in [("dropped", &turned.dropped), ("retried", &turned.retried)] {
+            let count = count.load(Ordering::Relaxed);
+            metric.encode_family(&[("how", how)])?.encode_counter(&count, None::<&Exemplar<[(&str, &str); 0], u64>>)?;
+        }
+        let Some(knocks) = listener.knocks() else { return Ok(()) };
+        let help = "Connections at the join door, before their handshake";
+        let mut metric = encoder.encode_descriptor("hawser_gateway_knocks", help, None, MetricType::Counter)?;
+        for (how, count) in [("taken", &knocks.taken), ("busy", &knocks.busy), ("too_often", &knocks.too_often)] {
             let count = count.load(Ordering::Relaxed);
             metric.encode_family(&[("how", how)])?.encode_counter(&count, None::<&Exemplar<[(&str, &str); 0], u64>>)?;
         }

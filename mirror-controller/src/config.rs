@@ -19,6 +19,9 @@ pub struct Config {
     pub identity: IdentityConfig,
     /// Directory of the user's YAML documents; watched.
     pub objects: PathBuf,
+    /// Directory of Links that `hawser link` made; watched. What `objects` declares goes before them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub links: Option<PathBuf>,
     /// Directory into which mirrors and statuses are written.
     pub output: PathBuf,
     /// Directory for the last known catalogs and the last good files.

@@ -80,9 +80,11 @@ pub async fn serve(config: Config, credentials: Credentials, process: Process) -
     process.spawn(watch::fabric::report(fabric, store.clone(), config.identity.socket.clone()));
     process.spawn(reconcile::run(store.clone(), outputs.clone(), metrics.clone()));
     process.spawn(reconcile::write(config.output.clone(), outputs.plans.subscribe()));
+    let last_good = config.state.join("last-good");
+    let places = watch::files::Places { objects: config.objects, links: config.links, last_good };
     let reloaded = metrics.clone();
     let report = move |objects: &world::Objects| reloaded.reloaded(objects.problems.len());
-    process.spawn(watch::files::run(config.objects, config.state.join("last-good"), store, report));
+    process.spawn(watch::files::run(places, store, report));
     process.spawn(readiness(process.clone(), credentials, outputs, metrics));
     listening.await
 }

@@ -13,7 +13,7 @@ use hawser_api::proto::discovery::{Role, Status};
 use hawser_api::proto::issuer::issuer_server::{Issuer, IssuerServer};
 use hawser_api::proto::issuer::{
     AuditEvent, AuditReply, Bundle, FabricReport, FabricReportReply, IssueReply, IssueRequest, LinkedPeer,
-    WatchBundleRequest,
+    RedeemLinkReply, RedeemLinkRequest, WatchBundleRequest,
 };
 use hawser_tunnel::report;
 use hawser_tunnel::testing::Pki;
@@ -38,6 +38,10 @@ impl Issuer for Ear {
     }
 
     async fn watch_bundle(&self, _: Request<WatchBundleRequest>) -> Result<Response<Self::WatchBundleStream>, Refused> {
+        Err(Refused::unimplemented("it only listens"))
+    }
+
+    async fn redeem_link(&self, _: Request<RedeemLinkRequest>) -> Result<Response<RedeemLinkReply>, Refused> {
         Err(Refused::unimplemented("it only listens"))
     }
 

@@ -5,7 +5,9 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use hawser_api::bundle::JwtAuthority;
-use hawser_api::proto::issuer::{AcceptedBundle, AuditEvent, Bundle, FabricReport, IssueReply, IssueRequest};
+use hawser_api::proto::issuer::{
+    AcceptedBundle, AuditEvent, Bundle, FabricReport, IssueReply, IssueRequest, RedeemLinkRequest,
+};
 use hawser_api::{ClusterName, SpiffeId};
 use hawser_runtime::{Process, clock};
 use hawser_tunnel::identity::denials;
@@ -21,6 +23,8 @@ use crate::config::Config;
 use crate::drive::{Driver, failed};
 use crate::issue::{Lifetimes, Template, Terms, issue};
 use crate::limit::Limits;
+use crate::link::LinksConfig;
+use crate::link::redeem::{Here, Redeemer};
 use crate::record::Record;
 use crate::refused::Refused;
 use crate::revoke::{self, DenyList};
@@ -54,6 +58,8 @@ pub(crate) struct Authority {
     pub(crate) clock_trouble: ArcSwapOption<String>,
     pub(crate) audit_log: Audit,
     limits: Limits,
+    redeemer: Redeemer,
+    links: Option<LinksConfig>,
     lifetimes: Lifetimes,
 }
 
@@ -81,6 +87,8 @@ impl Authority {
             clock_trouble: ArcSwapOption::empty(),
             audit_log,
             limits: Limits::default(),
+            redeemer: Redeemer::default(),
+            links: config.links.clone(),
             lifetimes: config.lifetimes(),
         };
         authority.deny(denied);
@@ -238,5 +246,32 @@ impl Authority {
         self.audit_log.append(entry.clone(), now).map_err(Refused::NotRecorded)?;
         self.record.issued(&entry, now);
         Ok(leaf)
+    }
+
+    /// Answers a joining cluster; refusals are answers too. Reads and writes files: not for an async thread.
+    pub(crate) fn redeem(&self, request: &RedeemLinkRequest, now: SystemTime) -> Vec<u8> {
+        let bundle = self.bundle.borrow().clone();
+        let here = Here {
+            store: self.store.directory(),
+            links: self.links.as_ref(),
+            cluster: &self.cluster,
+            trust_domain: self.credentials.own_domain(),
+            bundle: &bundle,
+        };
+        let (reply, joined) = self.redeemer.answer(&request.request, &here, now);
+        self.record.link_asked(joined.as_ref().map_or_else(|refusal| refusal.code.as_str(), |_| "linked"));
+        let from: String = request.source.chars().filter(|c| !c.is_control()).take(64).collect();
+        match joined {
+            Ok(joined) => {
+                tracing::info!(peer = %joined.peer, domain = %joined.trust_domain, from, "linked by token");
+                let subject = format!("{} ({})", joined.peer, joined.trust_domain);
+                self.audit_or_log("link", &subject, &format!("by token, from {from}"), now);
+            }
+            Err(refusal) => {
+                tracing::warn!(reason = refusal.message, from, "a link by token was refused");
+                self.audit_or_log("denial", "link", &format!("{}, from {from}", refusal.message), now);
+            }
+        }
+        reply
     }
 }

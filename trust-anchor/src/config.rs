@@ -8,6 +8,7 @@ use hawser_runtime::config::ProcessConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::issue::{GATEWAY_LIFETIME_MAX, WORKLOAD_LIFETIME_MAX};
+use crate::link::LinksConfig;
 
 /// One YAML file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -31,6 +32,9 @@ pub struct Config {
     /// Life of a gateway's and a mirror controller's certificate, seconds; at most an hour.
     #[serde(default = "gateway_ttl_seconds")]
     pub gateway_ttl_seconds: u64,
+    /// Where Links lie; absent: no cluster can be linked by token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub links: Option<LinksConfig>,
 }
 
 fn workload_ttl_seconds() -> u64 {

@@ -6,6 +6,7 @@
 //! root.crt, intermediate.crt ─▶ watch ─▶ drive ─▶ bundle, signer ────────┘──▶ WatchBundle to all processes
 //!                                          ▲
 //! operator ─▶ listen/operator ─▶ rotate (pure) ◀─ evidence: who has loaded what, what rests on what, the clocks
+//! a stranger with a token ─▶ gateway ─▶ listen ─▶ link ─▶ a Link object
 //!
 //! hierarchy   root → intermediate, done by `hawser up` or by hand where the root lives
 //! ```
@@ -29,6 +30,7 @@ pub mod hierarchy;
 mod issue;
 pub mod join;
 mod limit;
+pub mod link;
 mod listen;
 mod record;
 mod refused;

@@ -12,7 +12,8 @@ use futures_util::{Stream, StreamExt};
 use hawser_api::proto::issuer::issue_request::Attestation;
 use hawser_api::proto::issuer::issuer_server::{Issuer, IssuerServer};
 use hawser_api::proto::issuer::{
-    AuditEvent, AuditReply, Bundle, FabricReport, FabricReportReply, IssueReply, IssueRequest, WatchBundleRequest,
+    AuditEvent, AuditReply, Bundle, FabricReport, FabricReportReply, IssueReply, IssueRequest, RedeemLinkReply,
+    RedeemLinkRequest, WatchBundleRequest,
 };
 use hawser_api::proto::trust::trust_server::TrustServer;
 use hawser_runtime::{Process, clock, file};
@@ -81,6 +82,7 @@ pub(crate) async fn serve(authority: Arc<Authority>, listener: UnixListener, pro
         authority,
         herd: Lane::new(QUEUE_MAX, SERVED_MAX),
         first: Lane::new(FIRST_QUEUE_MAX, FIRST_SERVED_MAX),
+        strangers: Lane::new(8, 1),
         watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
         drain: process.drain.clone(),
     };
@@ -127,6 +129,8 @@ struct Service {
     authority: Arc<Authority>,
     herd: Lane,
     first: Lane,
+    /// Joining clusters, who are strangers: they wait for each other and for nobody else, nor anybody for them.
+    strangers: Lane,
     watchers: Arc<Semaphore>,
     drain: CancellationToken,
 }
@@ -242,5 +246,16 @@ impl Issuer for Service {
         });
         let sequence = recorded.await.map_err(|e| Refused::Failed(e.to_string()))??;
         Ok(Response::new(AuditReply { sequence }))
+    }
+
+    async fn redeem_link(&self, request: Request<RedeemLinkRequest>) -> Result<Response<RedeemLinkReply>, Status> {
+        let place = self.strangers.place().await?;
+        let authority = Arc::clone(&self.authority);
+        let answered = tokio::task::spawn_blocking(move || {
+            let _held = place;
+            authority.redeem(&request.into_inner(), clock::now())
+        });
+        let reply = answered.await.map_err(|e| Refused::Failed(e.to_string()))?;
+        Ok(Response::new(RedeemLinkReply { reply }))
     }
 }

@@ -33,6 +33,11 @@ struct Reason {
     reason: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    result: &'static str,
+}
+
 #[derive(Default)]
 struct Known {
     /// By serial number.
@@ -51,6 +56,7 @@ pub(crate) struct Record {
     issued: Counter,
     refused: Family<Reason, Counter>,
     audit_broken: Gauge,
+    links: Family<Outcome, Counter>,
 }
 
 fn seconds(time: SystemTime) -> u64 {
@@ -85,6 +91,7 @@ impl Record {
             issued: Counter::default(),
             refused: Family::default(),
             audit_broken: Gauge::default(),
+            links: Family::default(),
         };
         let mut registry = process.registry.lock();
         registry.register(
@@ -99,6 +106,8 @@ impl Record {
             "1 if the audit log was found changed or cut at the start",
             record.audit_broken.clone(),
         );
+        let links = "Clusters that asked to be linked by token, by what became of it";
+        registry.register("hawser_link_tokens", links, record.links.clone());
         drop(registry);
         let known = Arc::clone(&record.known);
         process.pages.add("/identities", move |_| page(&known.lock(), clock::now()));
@@ -130,6 +139,11 @@ impl Record {
         if let Some(leaf) = leaf(entry, now_ms) {
             self.known.lock().take(leaf, &entry.replaces, now_ms);
         }
+    }
+
+    /// A cluster asked to be linked by token.
+    pub(crate) fn link_asked(&self, result: &'static str) {
+        self.links.get_or_create(&Outcome { result }).inc();
     }
 
     pub(crate) fn refused(&self, refused: &Refused) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hawser_runtime::{Process, clock};
 
 use crate::authority::Authority;
-use crate::join;
+use crate::{join, link};
 
 const PERIOD: Duration = Duration::from_secs(1);
 /// Rounds from one sweep of the join tokens to the next: ten minutes.
@@ -25,6 +25,11 @@ pub(crate) async fn follow(authority: Arc<Authority>, process: Process) {
                 && let Err(error) = join::sweep(looking.store.directory(), now)
             {
                 tracing::warn!(%error, "cannot sweep the join tokens");
+            }
+            if round % SWEEP_ROUNDS == 0
+                && let Err(error) = link::offers::sweep(looking.store.directory(), now)
+            {
+                tracing::warn!(%error, "cannot sweep the link tokens");
             }
         });
         if let Err(error) = looked.await {

@@ -90,6 +90,7 @@ impl Anchor {
             root_certificate: self.path("root/root.crt"),
             workload_ttl_seconds: self.workload_ttl,
             gateway_ttl_seconds: 1_000_000,
+            links: None,
         }
     }
 

@@ -74,6 +74,11 @@ impl Outer {
         Ok(Self::new(ServerConnection::new(config).map_err(|e| HandshakeError::from(&e))?.into()))
     }
 
+    /// The accepting side, for a ClientHello that has been read.
+    pub(crate) fn accepted(tls: ServerConnection) -> Self {
+        Self::new(tls.into())
+    }
+
     fn new(tls: Connection) -> Self {
         let (inbox, plain, outbox) = Default::default();
         Self { tls: Box::new(tls), inbox, plain, outbox, peer_ended: false }

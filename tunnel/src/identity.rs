@@ -8,13 +8,13 @@
 //!             └▶ renew soon                             when another authority signs, or ours is suspected
 //! ```
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use hawser_api::bundle::Bundle;
 use hawser_api::proto::issuer as published;
 use hawser_api::proto::issuer::issue_request::Attestation;
-use hawser_api::proto::issuer::{IssueReply, IssueRequest, Renewal};
+use hawser_api::proto::issuer::{IssueReply, IssueRequest, RedeemLinkRequest, Renewal};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SigningKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::watch;
@@ -72,6 +72,21 @@ pub async fn keep(credentials: Credentials, source: IdentitySource, clock: Clock
     let socket = keeper.source.socket.clone();
     let follower = Follower { credentials, store, hint };
     tokio::join!(keeper.renew_for_ever(), follower.follow(socket));
+}
+
+/// Hands a joining cluster's request to the trust anchor behind this socket, and brings its reply; this side reads
+/// neither. The error is for the log.
+pub async fn redeem_link(socket: &Path, request: Vec<u8>, source: String) -> Result<Vec<u8>, String> {
+    let request = RedeemLinkRequest { request, source };
+    client::redeem_link(socket, request).await.map_err(|status| status.message().to_owned())
+}
+
+/// This cluster's own bundle, as the trust anchor behind this socket publishes it now. The error is for people.
+pub async fn own_bundle(socket: &Path) -> Result<String, String> {
+    let first = async { client::watch_bundle(socket).await?.message().await };
+    let first = tokio::time::timeout(PAUSE_WITHOUT * 2, first).await.map_err(|_| "no bundle is published yet")?;
+    let bundle = first.map_err(|status| status.message().to_owned())?;
+    bundle.map(|bundle| bundle.document).ok_or_else(|| "the trust anchor is shutting down".to_owned())
 }
 
 /// What we are, with what it takes to prove it to the issuer.

@@ -17,6 +17,7 @@
 pub mod frame;
 pub mod handoff;
 pub mod identity;
+pub mod join;
 pub mod kept;
 pub mod listen;
 pub mod open;

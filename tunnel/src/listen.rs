@@ -1,11 +1,13 @@
 //! The accepting side of tunnels: one port number, UDP and TCP.
 //!
 //! ```text
-//! TunnelListener ─ accept ─▶ Incoming ─ handshake ─▶ Tunnel ─ next_open ─▶ Arrival ─ accept ─▶ TunnelStream
-//!   (slots for handshakes)                             │ go_away, cut          └ refuse
+//! TunnelListener ─ accept ─▶ Incoming ─ enter ─▶ Tunnel ─ next_open ─▶ Arrival ─ accept ─▶ TunnelStream
+//!   (slots for handshakes)              │          │ go_away, cut          └ refuse
+//!                                       └─▶ Knock (the join door, if there is one: no client certificate, one request)
 //! ```
 
 mod crypto;
+mod door;
 mod tunnel;
 
 use std::io;
@@ -16,14 +18,18 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::join;
 use crate::quic;
 use crate::stream::reset_on_close;
 use crate::tcp::Session;
 use crate::tls::{Credentials, Expect, HandshakeError};
 use crypto::Crypto;
+use door::Door;
 
+pub use door::{DoorConfig, Knock, Knocks};
 pub use tunnel::{Arrival, Tunnel};
 
 /// Bounds of the accepting side; [`Default`] argues for each value.
@@ -42,6 +48,8 @@ pub struct ListenConfig {
     /// Secret from which stateless resets are made (RFC 9000 section 10.3). A gateway that comes back with the same one
     /// makes diallers notice within a round trip that their connections are gone; `None`: they wait for a silence.
     pub reset_key: Option<[u8; 32]>,
+    /// The join door, over TCP; `None`: there is none.
+    pub door: Option<DoorConfig>,
 }
 
 impl Default for ListenConfig {
@@ -60,6 +68,7 @@ impl Default for ListenConfig {
             // quinn keeps some 32 bytes for each stream that may come.
             streams_per_connection: 1024,
             reset_key: None,
+            door: None,
         }
     }
 }
@@ -91,6 +100,7 @@ struct Shared {
     crypto: Crypto,
     slots: Arc<Semaphore>,
     turned: Turned,
+    door: Option<Door>,
 }
 
 /// A port that is free for TCP may be taken for UDP; after this many tries something else is wrong.
@@ -109,6 +119,7 @@ impl TunnelListener {
             crypto: Crypto::new(credentials.clone(), config.streams_per_connection),
             slots: Arc::new(Semaphore::new(config.handshakes)),
             turned: Turned::default(),
+            door: config.door.clone().map(Door::new),
             credentials,
             config,
         };
@@ -123,6 +134,11 @@ impl TunnelListener {
     /// What was turned away so far.
     pub fn turned(&self) -> &Turned {
         &self.shared.turned
+    }
+
+    /// What became of those who knocked at the join door; `None`: there is no door.
+    pub fn knocks(&self) -> Option<&Knocks> {
+        self.shared.door.as_ref().map(|door| &door.knocks)
     }
 
     /// The next connection that wants in; `None` after [`close`](Self::close). Cancel safe.
@@ -241,21 +257,38 @@ pub struct Incoming {
     shared: Arc<Shared>,
 }
 
+/// Who came in.
+#[derive(Debug)]
+pub enum Entered {
+    /// A verified peer.
+    Tunnel(Tunnel),
+    /// Somebody unknown, with one request.
+    Knock(Knock),
+}
+
 impl Incoming {
     /// Who connects (the address proves nothing).
     pub fn remote(&self) -> SocketAddr {
         self.remote
     }
 
-    /// Does the outer handshake within its deadline.
+    /// Does the outer handshake within its deadline; whoever knocks at the join door is closed.
     pub async fn handshake(self) -> Result<Tunnel, HandshakeError> {
+        match self.enter().await? {
+            Entered::Tunnel(tunnel) => Ok(tunnel),
+            Entered::Knock(_) => Err(HandshakeError { reason: "alpn", detail: "the peer wants to join".to_owned() }),
+        }
+    }
+
+    /// Does the outer handshake within its deadline.
+    pub async fn enter(self) -> Result<Entered, HandshakeError> {
         let Self { kind, remote, slot, shared } = self;
         let _slot = slot;
         let limit = shared.config.handshake_timeout;
         let shake = async {
             match kind {
                 Kind::Tcp(socket) => tcp_handshake(socket, remote, &shared).await,
-                Kind::Quic(incoming) => quic_handshake(*incoming, remote, &shared).await,
+                Kind::Quic(incoming) => quic_handshake(*incoming, remote, &shared).await.map(Entered::Tunnel),
             }
         };
         let late = || HandshakeError { reason: "timed_out", detail: format!("no handshake within {limit:?}") };
@@ -263,10 +296,38 @@ impl Incoming {
     }
 }
 
-async fn tcp_handshake(socket: TcpStream, remote: SocketAddr, shared: &Shared) -> Result<Tunnel, HandshakeError> {
-    let session = Session::accept(socket, shared.crypto.tls()?).await?;
+async fn tcp_handshake(socket: TcpStream, remote: SocketAddr, shared: &Shared) -> Result<Entered, HandshakeError> {
+    let session = match &shared.door {
+        None => Session::accept(socket, shared.crypto.tls()?).await?,
+        Some(door) => match greet(socket, remote, door, shared).await? {
+            Greeted::Session(session) => *session,
+            Greeted::Knock(knock) => return Ok(Entered::Knock(knock)),
+        },
+    };
     let peer = shared.credentials.verified(session.peer_chain()?, &Expect::Trusted)?;
-    Ok(Tunnel::over_tcp(session, peer, remote, &shared.config))
+    Ok(Entered::Tunnel(Tunnel::over_tcp(session, peer, remote, &shared.config)))
+}
+
+enum Greeted {
+    Session(Box<Session>),
+    Knock(Knock),
+}
+
+/// Reads the ClientHello, and only then chooses: the configuration of tunnels, in which a certificate is demanded, for
+/// everybody but those who offer the door's protocol and nothing else.
+async fn greet(socket: TcpStream, remote: SocketAddr, door: &Door, shared: &Shared) -> Result<Greeted, HandshakeError> {
+    crate::tcp::prepare(&socket)?;
+    let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await?;
+    let knocks =
+        hello.client_hello().alpn().is_some_and(|mut all| all.next() == Some(join::ALPN) && all.next().is_none());
+    let (accepted, socket) = (hello.accepted, hello.io);
+    if !knocks {
+        let session = Session::accepted(socket, accepted, shared.crypto.tls()?).await?;
+        return Ok(Greeted::Session(Box::new(session)));
+    }
+    let slot = door.admit(remote.ip()).inspect_err(|_| reset_on_close(&socket))?;
+    let config = shared.credentials.join_config(&[join::ALPN])?;
+    door.serve(accepted, socket, config, (remote, slot)).await.map(Greeted::Knock)
 }
 
 async fn quic_handshake(

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use rustls::server::Accepted;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -56,6 +57,24 @@ impl Session {
         Self::server(socket, config).await
     }
 
+    /// The same for a connection whose ClientHello has been read.
+    pub(crate) async fn accepted(
+        mut socket: TcpStream,
+        hello: Accepted,
+        config: Arc<ServerConfig>,
+    ) -> Result<Self, HandshakeError> {
+        match hello.into_connection(config) {
+            Ok(tls) => Self::serve(socket, Outer::accepted(tls)).await,
+            Err((error, mut alert)) => {
+                let mut said = Vec::new();
+                // Writing into memory cannot fail, and a peer that does not listen learns nothing.
+                let _ = alert.write_all(&mut said);
+                let _ = socket.write_all(&said).await;
+                Err((&error).into())
+            }
+        }
+    }
+
     /// The dialling side's open: `frame` and close_notify leave together, the answer and its close_notify are awaited.
     pub(crate) async fn open(mut self, frame: &[u8]) -> Result<(OpenedAnswer, TunnelStream), OpenFailure> {
         let opened = self.ask(frame).await?;
@@ -78,7 +97,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// As [`accept`](Session::accept), on a stream that is there.
     pub(crate) async fn server(socket: S, config: Arc<ServerConfig>) -> Result<Self, HandshakeError> {
-        let mut session = Self { socket, outer: Outer::server(config)? };
+        Self::serve(socket, Outer::server(config)?).await
+    }
+
+    async fn serve(socket: S, outer: Outer) -> Result<Self, HandshakeError> {
+        let mut session = Self { socket, outer };
         session.handshake().await?;
         session.flush().await?;
         Ok(session)

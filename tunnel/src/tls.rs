@@ -32,6 +32,7 @@ mod tests;
 mod trust;
 
 use config::Configs;
+pub(crate) use config::{provider, time_provider};
 pub use denied::Denials;
 pub use handshake::HandshakeError;
 pub(crate) use handshake::SERVER_NAME;
@@ -57,7 +58,7 @@ impl Identity {
     pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, IdentityError> {
         let leaf = chain.first().ok_or_else(|| IdentityError("an empty chain".into()))?;
         let leaf = Leaf::read(leaf).map_err(|e| IdentityError(e.to_string()))?;
-        let key = CertifiedKey::from_der(chain, key, &config::provider())
+        let key = CertifiedKey::from_der(chain, key, &provider())
             .map_err(|e| IdentityError(format!("chain and key do not belong together: {e}")))?;
         Ok(Self { id: leaf.id, not_before: leaf.not_before, not_after: leaf.not_after, key: Arc::new(key) })
     }
@@ -308,6 +309,15 @@ impl Credentials {
             let verifier = config::Verifier::new(Arc::clone(&snapshot.trust), Expect::Trusted);
             config::server(identity, verifier, self.shared.clock, alpn)
         })
+    }
+
+    /// The join door's: the same certificate, with our own anchors behind it so that a pin can be found, and no
+    /// certificate asked of the client.
+    pub(crate) fn join_config(&self, alpn: &[&[u8]]) -> Result<Arc<rustls::ServerConfig>, HandshakeError> {
+        let snapshot = self.shared.snapshot.load();
+        let identity = snapshot.usable_identity()?;
+        let anchors = snapshot.trust.anchors_of(&self.shared.own);
+        snapshot.configs.server(alpn, || config::join(identity, anchors, self.shared.clock, alpn))
     }
 
     /// After a handshake has completed: the peer that its certificates name, by the same verifier and by what is

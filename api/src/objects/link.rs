@@ -1,11 +1,12 @@
 //! `Link`: this cluster's record of one peer.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::Metadata;
-use crate::names::{ClusterName, Namespace, TrustDomain};
+use crate::names::{ClusterName, Namespace, SpiffeId, TrustDomain};
 
 /// A peer: `metadata.name` is the name by which this cluster calls it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,6 +32,12 @@ pub struct LinkSpec {
     /// to its own trust domain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<String>,
+    /// What becomes of `bundle` when the peer's anchors change.
+    #[serde(default, skip_serializing_if = "BundleUpdates::is_default")]
+    pub bundle_updates: BundleUpdates,
+    /// The peer's SPIFFE bundle endpoint, asked besides the tunnel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle_endpoint: Option<BundleEndpoint>,
     /// Where the peer's gateways are.
     pub gateways: Vec<LinkGateway>,
     /// How to reach them.
@@ -42,6 +49,63 @@ pub struct LinkSpec {
     /// What to take of what the peer offers; absent: everything, into namespaces of the same name.
     #[serde(default)]
     pub import: Import,
+}
+
+/// Whether a peer's anchors may change without a change of the Link.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BundleUpdates {
+    /// The Link's bundle is the first; what the peer publishes later takes its place.
+    #[default]
+    Follow,
+    /// The Link's bundle is the only one: somebody changes it by hand.
+    Pinned,
+}
+
+impl BundleUpdates {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Where a trust domain's bundle can be fetched (SPIFFE Federation section 5.2). None of the fields follows from another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BundleEndpoint {
+    /// `https://…`, without user information.
+    pub url: String,
+    /// How the endpoint proves who it is. There is no falling back to the other one.
+    pub profile: BundleProfile,
+    /// Of `https_spiffe`: the endpoint's SPIFFE ID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint_spiffe_id: Option<SpiffeId>,
+    /// Of `https_web`: the authorities that may have signed its certificate, a PEM file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// Whether a redirect is followed, to another `https` URL under the same profile; absent: it is refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub follow_redirects: bool,
+}
+
+/// How a bundle endpoint proves who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BundleProfile {
+    /// By a certificate for the URL's host name, of a public or a private authority.
+    #[serde(rename = "https_web")]
+    HttpsWeb,
+    /// By an X509-SVID of its trust domain.
+    #[serde(rename = "https_spiffe")]
+    HttpsSpiffe,
+}
+
+impl BundleProfile {
+    /// The specification's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::HttpsWeb => "https_web",
+            Self::HttpsSpiffe => "https_spiffe",
+        }
+    }
 }
 
 /// One of a peer's gateways.

@@ -150,6 +150,7 @@ impl Here<'_> {
             "rootCertificate": self.root.root_certificate(),
             "workloadTtlSeconds": certificates.workload_ttl_seconds,
             "gatewayTtlSeconds": certificates.gateway_ttl_seconds,
+            "links": { "directory": self.cluster.links(), "objects": self.declared.directory },
         });
         self.daemon(self.id(Kind::TrustAnchor, ""), None, own)
     }
@@ -160,6 +161,7 @@ impl Here<'_> {
         let own = json!({
             "identity": self.identity(&id, "mirror-controller"),
             "objects": self.declared.directory,
+            "links": self.cluster.links(),
             "output": self.cluster.objects(),
             "state": self.cluster.own("mirror-controller"),
             "socket": self.cluster.discovery_socket(),

@@ -1,5 +1,7 @@
 //! The user's objects as files: read as a whole, whenever something changed and every two seconds anyway.
 //!
+//! Links that `hawser link` made lie in a folder of their own, and are read beside the user's: see [`linked`].
+//!
 //! A file is taken whole or not at all: while it is bad, what was in force from it stays in force, also over a restart.
 
 use std::collections::BTreeMap;
@@ -18,6 +20,10 @@ use tokio::sync::Notify;
 use crate::apply::files::replace;
 use crate::world::{Objects, Store};
 
+mod linked;
+
+use linked::Linked;
+
 /// Notifications may be lost (a queue that overflows, a file system that has none): then this is how long it takes.
 const POLL: Duration = Duration::from_secs(2);
 /// Editors write in several steps: what follows within this time is read together.
@@ -27,16 +33,28 @@ const BUSY: Duration = Duration::from_millis(300);
 /// Files that are read; a directory with more is not one of objects.
 const FILES_MAX: usize = 2000;
 
+/// Where objects lie.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The user's.
+    pub objects: PathBuf,
+    /// Links that `hawser link` made, if any can be.
+    pub links: Option<PathBuf>,
+    /// The user's as they last were good.
+    pub last_good: PathBuf,
+}
+
 /// Runs until dropped.
-pub async fn run(directory: PathBuf, last_good: PathBuf, store: Store, report: impl Fn(&Objects)) {
+pub async fn run(places: Places, store: Store, report: impl Fn(&Objects)) {
+    let directory = places.objects.clone();
     let stirred = Arc::new(Notify::new());
     let mut watcher = None;
     let world = store.now();
-    let mut reader = Reader::new(directory.clone(), last_good, (world.cluster.clone(), world.domain.clone()));
+    let mut reader = Reader::new(&places, (world.cluster.clone(), world.domain.clone()));
     loop {
         // Made again when the directory was not there, or was replaced.
         if watcher.is_none() || reader.lost {
-            watcher = watch(&directory, stirred.clone());
+            watcher = watch(&directory, places.links.as_deref(), stirred.clone());
         }
         let read = tokio::task::spawn_blocking(move || {
             let changed = reader.read();
@@ -58,10 +76,14 @@ pub async fn run(directory: PathBuf, last_good: PathBuf, store: Store, report: i
     }
 }
 
-fn watch(directory: &Path, stirred: Arc<Notify>) -> Option<RecommendedWatcher> {
+fn watch(directory: &Path, links: Option<&Path>, stirred: Arc<Notify>) -> Option<RecommendedWatcher> {
     let tell = move |_event: notify::Result<notify::Event>| stirred.notify_one();
     let watcher = notify::recommended_watcher(tell).and_then(|mut watcher| {
         watcher.watch(directory, RecursiveMode::NonRecursive)?;
+        // Made with the first Link; until then it is polled.
+        if let Some(links) = links.filter(|links| links.is_dir()) {
+            watcher.watch(links, RecursiveMode::NonRecursive)?;
+        }
         Ok(watcher)
     });
     watcher.inspect_err(|error| tracing::debug!(%error, "no notifications of changes; the directory is polled")).ok()
@@ -80,6 +102,7 @@ struct Reader {
     last_good: PathBuf,
     seen: BTreeMap<String, String>,
     good: BTreeMap<String, Good>,
+    linked: Linked,
     problems: Vec<Problem>,
     first: bool,
     lost: bool,
@@ -88,14 +111,17 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(directory: PathBuf, last_good: PathBuf, own: (ClusterName, TrustDomain)) -> Self {
+    fn new(places: &Places, own: (ClusterName, TrustDomain)) -> Self {
+        let (directory, last_good) = (places.objects.clone(), places.last_good.clone());
         let good = recall(&last_good, &own);
         let (seen, problems) = (BTreeMap::new(), Vec::new());
-        Self { directory, last_good, seen, good, problems, first: true, lost: false, own }
+        let linked = Linked::new(places.links.clone());
+        Self { directory, last_good, seen, good, linked, problems, first: true, lost: false, own }
     }
 
     /// Reads it all; what is in force now, if that or the problems with it changed, and since when.
     fn read(&mut self) -> Option<(Objects, i64)> {
+        let linked = self.linked.read(&self.own);
         let listed = list(&self.directory);
         let was_lost = std::mem::replace(&mut self.lost, listed.is_err());
         let (seen, problems, modified) = match listed {
@@ -105,12 +131,12 @@ impl Reader {
                 let name = self.directory.display().to_string();
                 let reason = format!("the directory cannot be read: {error}");
                 let problem = load::whole_file(&name, &reason, "make it, or correct `objects` in the configuration");
-                return self.settle(vec![problem], self.first && !self.good.is_empty(), None);
+                return self.settle(vec![problem], linked || (self.first && !self.good.is_empty()), None);
             }
         };
         if seen == self.seen && !self.first && !was_lost && problems.is_empty() {
             let unchanged = self.problems.clone();
-            return self.settle(unchanged, false, None);
+            return self.settle(unchanged, linked, None);
         }
         let before: BTreeMap<String, String> =
             self.good.iter().map(|(f, good)| (f.clone(), good.text.clone())).collect();
@@ -121,7 +147,7 @@ impl Reader {
         if let Err(error) = remember(&self.last_good, &before, &after, self.first) {
             tracing::warn!(%error, "the last good files cannot be kept; a restart would read only what is good then");
         }
-        let changed = self.first || before != after;
+        let changed = self.first || linked || before != after;
         self.settle(problems, changed, modified)
     }
 
@@ -142,7 +168,9 @@ impl Reader {
         if changed {
             self.first = false;
         }
-        let mut objects = Objects::new(self.good.values().flat_map(|good| &good.objects));
+        let declared: Vec<Located> = self.good.values().flat_map(|good| good.objects.clone()).collect();
+        let linked = self.linked.beside(&declared);
+        let mut objects = Objects::new(declared.iter().chain(&linked));
         objects.problems.clone_from(&self.problems);
         // A file that was moved here keeps an old time of change: only a recent one says when the change happened.
         let now = clock::now();

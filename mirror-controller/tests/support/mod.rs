@@ -120,6 +120,7 @@ impl Cluster {
             output: self.path("output"),
             state: self.path("state"),
             socket: self.path("discovery.sock"),
+            links: None,
             catalog_listen: "127.0.0.1:0".parse().unwrap(),
         }
     }

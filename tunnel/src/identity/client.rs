@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use hawser_api::proto::issuer::issuer_client::IssuerClient;
-use hawser_api::proto::issuer::{Bundle, FabricReport, IssueReply, IssueRequest, WatchBundleRequest};
+use hawser_api::proto::issuer::{
+    Bundle, FabricReport, IssueReply, IssueRequest, RedeemLinkRequest, WatchBundleRequest,
+};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -56,6 +58,11 @@ pub async fn report_fabric(
 ) -> Result<(), Status> {
     let mut client = within(async { connect(socket).await }).await?;
     client.report_fabric(reports).await.map(drop)
+}
+
+pub(super) async fn redeem_link(socket: &Path, request: RedeemLinkRequest) -> Result<Vec<u8>, Status> {
+    let asked = async { Ok(connect(socket).await?.redeem_link(request).await?.into_inner().reply) };
+    within(asked).await
 }
 
 async fn within<T>(asked: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {

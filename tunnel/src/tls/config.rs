@@ -10,7 +10,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
 use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::sign::SingleCertAndKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
 use rustls::{
@@ -28,7 +28,7 @@ const CONFIGS_MAX: usize = 1024;
 
 /// aws-lc-rs, TLS 1.3 suites only. AES-128-GCM first: with hardware support it is the cheapest per byte, and 128 bits
 /// are what P-256 certificates offer anyway.
-pub(super) fn provider() -> CryptoProvider {
+pub(crate) fn provider() -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites.retain(|suite| suite.tls13().is_some());
     provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
@@ -47,6 +47,11 @@ impl TimeProvider for ClockTime {
         let since = (self.0)().duration_since(UNIX_EPOCH).ok()?;
         Some(UnixTime::since_unix_epoch(since))
     }
+}
+
+/// rustls asks it for the time.
+pub(crate) fn time_provider(clock: Clock) -> Arc<dyn TimeProvider> {
+    Arc::new(ClockTime(clock))
 }
 
 fn cannot(error: rustls::Error) -> HandshakeError {
@@ -92,6 +97,28 @@ pub(super) fn server(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.max_early_data_size = 0;
     config.enable_secret_extraction = true;
+    Ok(config)
+}
+
+/// The join door's: nobody is asked for a certificate, so nobody may get anything but the door from this.
+pub(super) fn join(
+    identity: &Identity,
+    anchors: Vec<CertificateDer<'static>>,
+    clock: Clock,
+    alpn: &[&[u8]],
+) -> Result<ServerConfig, HandshakeError> {
+    let mut chain = identity.key.cert.clone();
+    chain.extend(anchors);
+    let key = CertifiedKey::new(chain, Arc::clone(&identity.key.key));
+    let mut config = ServerConfig::builder_with_details(Arc::new(provider()), time_provider(clock))
+        .with_protocol_versions(&[&TLS13])
+        .map_err(cannot)?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.max_early_data_size = 0;
     Ok(config)
 }
 

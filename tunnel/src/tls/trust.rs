@@ -115,6 +115,11 @@ impl Trust {
         self.anchors.keys()
     }
 
+    /// The certificates of a trust domain's anchors.
+    pub(super) fn anchors_of(&self, domain: &TrustDomain) -> Vec<CertificateDer<'static>> {
+        self.anchors.get(domain).into_iter().flatten().map(|anchor| anchor.der().clone()).collect()
+    }
+
     pub(super) fn expiries(&self) -> Vec<(TrustDomain, SystemTime)> {
         let last = |anchors: &Vec<Anchor>| anchors.iter().map(Anchor::not_after).max();
         self.anchors.iter().filter_map(|(domain, anchors)| Some((domain.clone(), last(anchors)?))).collect()

@@ -15,8 +15,16 @@ impl Directory {
         std::fs::create_dir(root.path().join("objects")).unwrap();
         Self { root }
     }
+    fn places(&self) -> Places {
+        let at = |name: &str| self.root.path().join(name);
+        Places { objects: at("objects"), links: Some(at("links")), last_good: at("last-good") }
+    }
     fn reader(&self) -> Reader {
-        Reader::new(self.root.path().join("objects"), self.root.path().join("last-good"), own())
+        Reader::new(&self.places(), own())
+    }
+    fn link(&self, file: &str, text: &str) {
+        std::fs::create_dir_all(self.root.path().join("links")).unwrap();
+        std::fs::write(self.root.path().join("links").join(file), text).unwrap();
     }
     fn write(&self, file: &str, text: &str) {
         std::fs::write(self.root.path().join("objects").join(file), text).unwrap();
@@ -116,8 +124,7 @@ async fn an_edit_takes_effect_within_a_second() {
     directory.write("a.yaml", &service("a", ""));
     let store = Store::new(crate::world::World::new("west".parse().unwrap(), "west.example".parse().unwrap()));
     let mut world = store.watch();
-    let (objects, last_good) = (directory.root.path().join("objects"), directory.root.path().join("last-good"));
-    let watching = tokio::spawn(run(objects, last_good, store.clone(), |_| {}));
+    let watching = tokio::spawn(run(directory.places(), store.clone(), |_| {}));
     let has = |count: usize| {
         move |world: &Arc<crate::world::World>| world.objects.as_ref().is_some_and(|o| o.services.len() == count)
     };
@@ -141,4 +148,49 @@ fn a_link_to_ourselves_is_refused_whatever_the_cluster_object_says() {
         assert!(objects.links.is_empty());
         assert_eq!(objects.problems[0].field, field);
     }
+}
+
+fn link(name: &str, domain: &str, region: &str) -> String {
+    format!(
+        "apiVersion: hawser.dev/v1alpha1\nkind: Link\nmetadata: {{name: {name}}}\nspec:\n  trustDomain: {domain}\n  \
+         region: {region}\n  gateways: [{{name: g0, address: \"127.0.0.9:7443\"}}]\n"
+    )
+}
+
+fn regions(read: &Option<(Objects, i64)>) -> Vec<String> {
+    read.as_ref().unwrap().0.links.values().map(|link| link.spec.region.clone()).collect()
+}
+
+#[test]
+fn links_made_by_token_are_read_beside_the_users_and_go_when_their_file_goes() {
+    let directory = Directory::new();
+    let mut reader = directory.reader();
+    assert!(regions(&reader.read()).is_empty());
+    directory.link("east.yaml", &link("east", "east.example", "token"));
+    directory.link(".claim-x", "not YAML");
+    assert_eq!(regions(&reader.read()), ["token"]);
+    assert!(reader.read().is_none(), "nothing changed");
+    directory.link("east.yaml", "kind: [");
+    assert_eq!(regions(&reader.read()), ["token"], "a broken file leaves what was in force");
+    directory.link("east.yaml", &link("west", "east.example", "token"));
+    assert_eq!(regions(&reader.read()), ["token"], "so does a Link to ourselves");
+    std::fs::remove_file(directory.root.path().join("links/east.yaml")).unwrap();
+    assert!(regions(&reader.read()).is_empty());
+    directory.link("svc.yaml", &service("smuggled", ""));
+    assert!(services(&reader.read()).is_empty(), "nothing but Links is taken from there");
+}
+
+#[test]
+fn a_link_that_the_user_declares_goes_before_one_of_the_same_name_or_trust_domain() {
+    let directory = Directory::new();
+    directory.link("east.yaml", &link("east", "east.example", "token"));
+    directory.link("north.yaml", &link("north", "north.example", "token"));
+    let mut reader = directory.reader();
+    assert_eq!(regions(&reader.read()), ["token", "token"]);
+    directory.write("east.yaml", &link("east", "east.example", "user"));
+    assert_eq!(regions(&reader.read()), ["user", "token"]);
+    directory.write("other.yaml", &link("other", "north.example", "user"));
+    assert_eq!(regions(&reader.read()), ["user", "user"]);
+    directory.remove("east.yaml");
+    assert_eq!(regions(&reader.read()), ["token", "user"]);
 }

@@ -7,7 +7,7 @@ use super::{Rules, VirtualNetwork, metadata};
 use crate::bundle::Bundle;
 use crate::names::{ClusterName, ServiceName, TrustDomain};
 use crate::objects::cluster::{Cluster, ProxySpec};
-use crate::objects::link::Link;
+use crate::objects::link::{BundleProfile, BundleUpdates, Link};
 use crate::objects::policy::FailoverPolicy;
 
 /// More gateways than this in one link help nobody, and each is probed every second.
@@ -104,6 +104,7 @@ pub(super) fn link(rules: &mut Rules, link: &Link) {
         let remedy = "paste the peer's bundle (`hawser trust bundle` there), or leave it out under a shared root";
         rules.must(false, "spec.bundle", error.to_string(), remedy);
     }
+    endpoint(rules, link);
     if let Some(template) = &link.spec.import.name_template {
         name_template(rules, template, &link.metadata.name);
     }
@@ -117,6 +118,36 @@ fn lifetime(rules: &mut Rules, seconds: Option<u64>, name: &str, most: u64) {
     let field = format!("spec.certificates.{name}");
     let within = seconds.is_none_or(|seconds| (1..=most).contains(&seconds));
     rules.must(within, &field, "is no life of a certificate", &format!("give seconds from 1 to {most}"));
+}
+
+/// SPIFFE Federation section 5.2: three parameters, none inferred from another.
+fn endpoint(rules: &mut Rules, link: &Link) {
+    let Some(endpoint) = &link.spec.bundle_endpoint else { return };
+    let at = |field: &str| format!("spec.bundleEndpoint.{field}");
+    let own_root = "has nothing to refresh: without spec.bundle the peer hangs under this cluster's own root";
+    let remedy = "paste the peer's bundle into spec.bundle, or take the endpoint out";
+    rules.must(link.spec.bundle.is_some(), "spec.bundleEndpoint", own_root, remedy);
+    let pinned = link.spec.bundle_updates == BundleUpdates::Pinned;
+    let remedy = "take out spec.bundleUpdates, or the endpoint";
+    rules.must(!pinned, "spec.bundleEndpoint", "would change a bundle that spec.bundleUpdates pins", remedy);
+    let after = endpoint.url.strip_prefix("https://");
+    let remedy = "write it like https://bundles.example.org/east";
+    rules.must(after.is_some(), &at("url"), "is not an https URL", remedy);
+    let authority = after.unwrap_or("x").split(['/', '?', '#']).next().unwrap_or_default();
+    rules.must(!authority.is_empty() && !authority.starts_with(':'), &at("url"), "names no host", remedy);
+    rules.must(!authority.contains('@'), &at("url"), "has user information", "leave out what is before the '@'");
+    let plain = endpoint.url.len() <= 2048 && endpoint.url.bytes().all(|byte| byte.is_ascii_graphic());
+    rules.must(plain, &at("url"), "is not plain ASCII without spaces, at most 2048 bytes", remedy);
+    let spiffe = endpoint.profile == BundleProfile::HttpsSpiffe;
+    let has_id = endpoint.endpoint_spiffe_id.is_some();
+    rules.must(!spiffe || has_id, &at("endpointSpiffeId"), "is missing", "https_spiffe needs the endpoint's SPIFFE ID");
+    let remedy = "take it out, or write profile: https_spiffe";
+    rules.must(spiffe || !has_id, &at("endpointSpiffeId"), "is not looked at by https_web", remedy);
+    let of_domain = endpoint.endpoint_spiffe_id.as_ref().is_none_or(|id| id.trust_domain() == link.spec.trust_domain);
+    let remedy = "an endpoint of another trust domain is refused: its bundle would vouch for this one's";
+    rules.must(of_domain, &at("endpointSpiffeId"), "is of another trust domain than the Link", remedy);
+    let remedy = "take it out, or write profile: https_web";
+    rules.must(!spiffe || endpoint.ca_file.is_none(), &at("caFile"), "is not looked at by https_spiffe", remedy);
 }
 
 fn name_template(rules: &mut Rules, template: &str, cluster: &str) {
