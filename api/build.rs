@@ -30,5 +30,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         builder.compile_fds(protox::compile(*protos, ["proto"])?)?;
     }
+    // Standards of others; their maps in order, so that equal messages are equal bytes.
+    let foreign = ["proto/workload.proto", "proto/sds.proto"];
+    for proto in foreign {
+        println!("cargo:rerun-if-changed={proto}");
+    }
+    tonic_prost_build::configure().btree_map(".").compile_fds(protox::compile(foreign, ["proto"])?)?;
     Ok(())
 }

@@ -46,6 +46,14 @@ pub mod proto {
     pub mod discovery {
         include!(concat!(env!("OUT_DIR"), "/hawser.discovery.v1.rs"));
     }
+    /// SPIFFE's Workload API, which has no package: `proto/workload.proto`.
+    pub mod workload {
+        include!(concat!(env!("OUT_DIR"), "/_.rs"));
+    }
+    /// Envoy's secret discovery: `proto/sds.proto`.
+    pub mod sds {
+        include!(concat!(env!("OUT_DIR"), "/envoy.service.secret.v3.rs"));
+    }
     /// Certificates for this cluster's processes: `proto/issuer.proto`.
     pub mod issuer {
         include!(concat!(env!("OUT_DIR"), "/upon/hawser.issuer.v1.rs"));

@@ -109,6 +109,10 @@ impl ClusterState {
         self.dir.join("trust-anchor.sock")
     }
 
+    pub(crate) fn workload_socket(&self) -> PathBuf {
+        self.dir.join("workload.sock")
+    }
+
     pub(crate) fn discovery_socket(&self) -> PathBuf {
         self.dir.join("discovery.sock")
     }

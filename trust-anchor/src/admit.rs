@@ -23,6 +23,8 @@ pub(crate) enum Via {
     JoinToken,
     /// By its present certificate.
     Renewal,
+    /// By what the kernel says of its process.
+    WorkloadApi,
 }
 
 impl Via {
@@ -31,6 +33,7 @@ impl Via {
         match self {
             Self::JoinToken => "join_token",
             Self::Renewal => "renewal",
+            Self::WorkloadApi => "workload_api",
         }
     }
 }

@@ -35,6 +35,34 @@ pub struct Config {
     /// Where Links lie; absent: no cluster can be linked by token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub links: Option<LinksConfig>,
+    /// SPIFFE's Workload API; absent: it is not served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<WorkloadConfig>,
+}
+
+/// The Workload API for processes that are not Hawser's own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WorkloadConfig {
+    /// Its Unix socket (made 0666: callers are told apart by what the kernel says of them). Whoever may enter its
+    /// directory may ask; a directory that is missing is made 0755.
+    pub socket: PathBuf,
+    /// The folder with the cluster's objects, of which WorkloadIdentity objects are read.
+    pub objects: PathBuf,
+    /// How long a key signs JWT-SVIDs before another takes its place, seconds; absent: a day.
+    #[serde(default = "jwt_key_seconds")]
+    pub jwt_key_seconds: u64,
+    /// Longest life of a JWT-SVID, seconds; at most an hour.
+    #[serde(default = "jwt_ttl_seconds")]
+    pub jwt_ttl_seconds: u64,
+}
+
+fn jwt_key_seconds() -> u64 {
+    24 * 3600
+}
+
+fn jwt_ttl_seconds() -> u64 {
+    3600
 }
 
 fn workload_ttl_seconds() -> u64 {

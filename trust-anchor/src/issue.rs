@@ -52,6 +52,8 @@ pub(crate) struct Template {
     pub(crate) not_before: SystemTime,
     /// Its end.
     pub(crate) not_after: SystemTime,
+    /// DNS names beside the identity, for peers that look at these.
+    pub(crate) dns_names: Vec<String>,
 }
 
 /// Decides on a leaf for `subject`. Of the request only the key counts: what else it asks for is not looked at.
@@ -69,6 +71,7 @@ pub(crate) fn issue(request: Request, subject: &SpiffeId, terms: &Terms, now: Sy
         key_hash: request.key_hash,
         not_before: now - BACKDATE,
         not_after,
+        dns_names: Vec::new(),
     })
 }
 
@@ -94,6 +97,9 @@ impl Template {
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, "Hawser");
         params.subject_alt_names = vec![SanType::URI(self.id.as_str().try_into()?)];
+        for name in &self.dns_names {
+            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
+        }
         // Explicit: SPIFFE libraries refuse a leaf without basic constraints.
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

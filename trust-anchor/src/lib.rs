@@ -8,6 +8,8 @@
 //! operator ─▶ listen/operator ─▶ rotate (pure) ◀─ evidence: who has loaded what, what rests on what, the clocks
 //! a stranger with a token ─▶ gateway ─▶ listen ─▶ link ─▶ a Link object
 //!
+//! processes that are not ours ─▶ workload (SPIFFE's Workload API, Envoy's SDS) ─▶ issue …
+//!
 //! hierarchy   root → intermediate, done by `hawser up` or by hand where the root lives
 //! ```
 //!
@@ -39,8 +41,9 @@ mod rotate;
 mod signer;
 mod store;
 mod watch;
+mod workload;
 
-pub use config::Config;
+pub use config::{Config, WorkloadConfig};
 
 /// Runs a trust anchor until it has drained.
 pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
@@ -48,9 +51,16 @@ pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
         process.set_ready(condition, false);
     }
     let authority = authority::Authority::open(&config, &process)?;
+    // Before the bundle is made: its keys are in it.
+    let workload = config.workload.as_ref().map(|workload| workload::open(workload, Arc::clone(&authority), &process));
+    let workload = workload.transpose()?;
     process.spawn(watch::follow(Arc::clone(&authority), process.clone()));
-    let listener = listen::bind(&config.socket)?;
+    let listener = listen::bind(&config.socket, 0o600)?;
     tracing::info!(socket = %config.socket.display(), cluster = %config.cluster, domain = %config.trust_domain, "listening");
     process.set_ready("listening", true);
-    listen::serve(authority, listener, &process).await
+    let issuer = listen::serve(authority, listener, &process);
+    match workload {
+        Some(workload) => tokio::try_join!(issuer, workload).map(|_| ()),
+        None => issuer.await,
+    }
 }

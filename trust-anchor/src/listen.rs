@@ -55,9 +55,9 @@ const REQUEST_MAX: usize = 128 * 1024;
 /// Unix socket addresses hold 107 characters and a zero (unix(7)).
 const PATH_MAX: usize = 107;
 
-/// Binds beside the path, closes it to others, and only then moves it there: nobody finds it open too wide, and a
+/// Binds beside the path, closes it to all but those of `mode`, and only then moves it there: nobody finds it open too wide, and a
 /// stale socket of a dead process is replaced.
-pub(crate) fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+pub(crate) fn bind(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
     let beside: PathBuf = path.with_extension("new");
     anyhow::ensure!(
         beside.as_os_str().len() <= PATH_MAX,
@@ -69,7 +69,7 @@ pub(crate) fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     }
     let _ = std::fs::remove_file(&beside);
     let listener = UnixListener::bind(&beside).with_context(|| format!("cannot listen on {}", path.display()))?;
-    std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(mode))?;
     std::fs::rename(&beside, path).with_context(|| format!("cannot listen on {}", path.display()))?;
     Ok(listener)
 }

@@ -84,7 +84,8 @@ impl Intermediate {
         let id: SpiffeId = format!("{}/hawser-self-test", credentials.own_domain().id()).parse()?;
         let public_key = rcgen::SubjectPublicKeyInfo::from_der(&key.subject_public_key_info())?;
         let (not_before, not_after) = (now, now + Duration::from_secs(60));
-        let template = Template { id, public_key, key_hash: String::new(), not_before, not_after };
+        let template =
+            Template { id, public_key, key_hash: String::new(), not_before, not_after, dns_names: Vec::new() };
         let chain = self.sign(&template)?.chain;
         let svid = credentials.proves(&chain).context("our own verifier refuses what it signs")?;
         self.anchor = svid.authorities.last().copied().unwrap_or(self.id);

@@ -148,6 +148,7 @@ impl Here<'_> {
             "state": self.cluster.trust_anchor(),
             "socket": self.cluster.issuer_socket(),
             "rootCertificate": self.root.root_certificate(),
+            "workload": { "socket": self.cluster.workload_socket(), "objects": self.declared.directory },
             "workloadTtlSeconds": certificates.workload_ttl_seconds,
             "gatewayTtlSeconds": certificates.gateway_ttl_seconds,
             "links": { "directory": self.cluster.links(), "objects": self.declared.directory },
