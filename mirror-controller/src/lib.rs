@@ -10,6 +10,7 @@
 //! Everything is level-triggered: any event may be lost, repeated or reordered, and the end state is the same.
 
 pub mod apply;
+pub mod bundles;
 pub mod catalog;
 pub mod config;
 pub mod discovery;
@@ -32,12 +33,18 @@ use hawser_tunnel::tls::Credentials;
 
 pub use config::Config;
 
+use bundles::Bundles;
 use catalog::listen::{CatalogServer, Sessions};
 use fabric::Fabric;
 use metrics::Metrics;
 use reconcile::Outputs;
 use watch::links::Links;
 use world::{Store, World};
+
+/// The time of day.
+fn now() -> std::time::SystemTime {
+    clock::now()
+}
 
 /// Milliseconds since the epoch.
 fn now_ms() -> i64 {
@@ -66,7 +73,9 @@ pub async fn serve(config: Config, credentials: Credentials, process: Process) -
     let metrics = Metrics::default();
     metrics.register(&mut process.registry.lock());
     pages::add(&process, &outputs.plans.subscribe());
-    let listening = listen(&config, &process, (&store, &fabric), &outputs, &credentials).await?;
+    let own = tokio::sync::watch::Sender::new(String::new());
+    let listening = listen(&config, &process, (&store, &fabric, &own), &outputs, &credentials).await?;
+    let bundles = Bundles::new(&config.state.join("bundles"), store.clone(), credentials.clone());
     let links = Links {
         store: store.clone(),
         credentials: credentials.clone(),
@@ -74,9 +83,11 @@ pub async fn serve(config: Config, credentials: Credentials, process: Process) -
         catalogs: config.state.join("catalogs"),
         metrics: metrics.clone(),
         fabric: fabric.clone(),
+        bundles: bundles.clone(),
         plans: outputs.plans.subscribe(),
     };
     process.spawn(links.run(process.clone()));
+    process.spawn(watch::own::run(own, bundles, store.clone(), config.identity.socket.clone()));
     process.spawn(watch::fabric::report(fabric, store.clone(), config.identity.socket.clone()));
     process.spawn(reconcile::run(store.clone(), outputs.clone(), metrics.clone()));
     process.spawn(reconcile::write(config.output.clone(), outputs.plans.subscribe()));
@@ -94,7 +105,7 @@ pub async fn serve(config: Config, credentials: Credentials, process: Process) -
 async fn listen(
     config: &Config,
     process: &Process,
-    (store, fabric): (&Store, &Fabric),
+    (store, fabric, own): (&Store, &Fabric, &tokio::sync::watch::Sender<String>),
     outputs: &Outputs,
     credentials: &Credentials,
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + use<>> {
@@ -111,6 +122,7 @@ async fn listen(
         published: outputs.published.subscribe(),
         store: store.clone(),
         fabric: fabric.clone(),
+        own: own.subscribe(),
         sessions: Sessions::default(),
     };
     process.spawn(server.run(catalog, process.clone()));

@@ -12,6 +12,7 @@
 //!
 //! The same world gives the same plan, whatever happened before.
 
+pub mod bundle;
 pub mod clusterset;
 pub mod destinations;
 pub mod exports;
@@ -21,12 +22,14 @@ pub mod proof;
 pub mod statuses;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use hawser_api::objects::Link;
 use hawser_api::proto::{catalog, discovery};
 use hawser_api::{ClusterName, Namespace, ServiceKey, labels};
 
 use crate::status::Statuses;
-use crate::world::{Objects, World};
+use crate::world::{Objects, PeerState, World};
 
 /// Resources by key.
 pub type Resources = BTreeMap<String, discovery::resource::Kind>;
@@ -98,13 +101,20 @@ fn peers(world: &World, objects: &Objects) -> Resources {
             trust_domain: link.spec.trust_domain.to_string(),
             gateways: gateways.collect(),
             transport: link.spec.transport.as_str().to_owned(),
-            bundle: link.spec.bundle.clone().unwrap_or_default(),
+            bundle: document(link, state),
             region: region(world, objects, name),
             alive: state.is_some_and(|state| state.alive),
         };
         peers.insert(format!("peer/{name}"), discovery::resource::Kind::Peer(peer));
     }
     peers
+}
+
+/// The peer's anchors in force; those of the Link where the Link has just become another's.
+fn document(link: &Link, state: Option<&Arc<PeerState>>) -> String {
+    let known = state.and_then(|state| state.bundle.as_ref());
+    let known = known.filter(|known| known.domain == link.spec.trust_domain);
+    known.map_or_else(|| link.spec.bundle.clone().unwrap_or_default(), |known| known.document.clone())
 }
 
 /// A cluster's region: what this cluster's own objects say, else what the peer says.

@@ -6,6 +6,7 @@ pub mod files;
 pub mod gateways;
 pub mod last_known;
 pub mod links;
+pub mod own;
 
 use hawser_tunnel::tls::Credentials;
 

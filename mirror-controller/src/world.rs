@@ -115,6 +115,70 @@ pub struct PeerState {
     pub trouble: Option<hawser_api::Refusal>,
     /// What it does not take of what is exported to it, and why.
     pub rejections: Arc<BTreeMap<ServiceKey, String>>,
+    /// Its anchors in force; `None` before they were decided.
+    pub bundle: Option<Arc<PeerBundle>>,
+    /// Its clock minus ours, milliseconds, coarsely; `None`: not measured.
+    pub clock_ahead_ms: Option<i64>,
+}
+
+/// Where a peer's anchors come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// It hangs under our own root.
+    OwnRoot,
+    /// The Link itself.
+    Manifest,
+    /// The peer, over its catalog's session.
+    Tunnel,
+    /// A bundle endpoint with a web certificate.
+    HttpsWeb,
+    /// A bundle endpoint with an SVID.
+    HttpsSpiffe,
+    /// An operator, by hand.
+    Accepted,
+}
+
+impl Source {
+    const ALL: [Self; 6] =
+        [Self::OwnRoot, Self::Manifest, Self::Tunnel, Self::HttpsWeb, Self::HttpsSpiffe, Self::Accepted];
+
+    /// The word in statuses and reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OwnRoot => "own_root",
+            Self::Manifest => "manifest",
+            Self::Tunnel => "tunnel",
+            Self::HttpsWeb => "https_web",
+            Self::HttpsSpiffe => "https_spiffe",
+            Self::Accepted => "accepted",
+        }
+    }
+
+    /// From that word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|source| source.as_str() == word)
+    }
+}
+
+/// A peer's anchors in force, and what it has offered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PeerBundle {
+    /// Whose anchors these are.
+    pub domain: TrustDomain,
+    /// The bundle, a SPIFFE JWKS document; empty: under our own root.
+    pub document: String,
+    /// The same, read.
+    pub bundle: hawser_api::bundle::Bundle,
+    /// Where it came from.
+    pub source: Source,
+    /// The Link does not let it be replaced.
+    pub pinned: bool,
+    /// The highest sequence that it has offered.
+    pub offered: u64,
+    /// When it last said what its bundle is, milliseconds since the epoch, coarsely; 0: never.
+    pub refreshed_ms: i64,
+    /// Why what it offered, or what the Link says, is not in force; empty: it is.
+    pub trouble: String,
 }
 
 /// One gateway of a peer, as last probed.

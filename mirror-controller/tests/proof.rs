@@ -4,73 +4,14 @@
 
 mod support;
 
-use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::Stream;
 use hawser_api::proto::discovery::{Role, Status};
-use hawser_api::proto::issuer::issuer_server::{Issuer, IssuerServer};
-use hawser_api::proto::issuer::{
-    AuditEvent, AuditReply, Bundle, FabricReport, FabricReportReply, IssueReply, IssueRequest, LinkedPeer,
-    RedeemLinkReply, RedeemLinkRequest, WatchBundleRequest,
-};
+use hawser_api::proto::issuer::{FabricReport, LinkedPeer};
 use hawser_tunnel::report;
 use hawser_tunnel::testing::Pki;
-use support::{Cluster, Subscriber, within};
-use tokio::net::UnixListener;
+use support::{Cluster, Subscriber, anchor, within};
 use tokio::sync::watch;
-use tokio_stream::wrappers::UnixListenerStream;
-use tonic::{Request, Response, Streaming};
-
-/// A trust anchor that only listens.
-#[derive(Clone)]
-struct Ear(watch::Sender<FabricReport>);
-
-type Refused = tonic::Status;
-
-#[tonic::async_trait]
-impl Issuer for Ear {
-    type WatchBundleStream = Pin<Box<dyn Stream<Item = Result<Bundle, Refused>> + Send>>;
-
-    async fn issue(&self, _: Request<IssueRequest>) -> Result<Response<IssueReply>, Refused> {
-        Err(Refused::unimplemented("it only listens"))
-    }
-
-    async fn watch_bundle(&self, _: Request<WatchBundleRequest>) -> Result<Response<Self::WatchBundleStream>, Refused> {
-        Err(Refused::unimplemented("it only listens"))
-    }
-
-    async fn redeem_link(&self, _: Request<RedeemLinkRequest>) -> Result<Response<RedeemLinkReply>, Refused> {
-        Err(Refused::unimplemented("it only listens"))
-    }
-
-    async fn report_fabric(
-        &self,
-        request: Request<Streaming<FabricReport>>,
-    ) -> Result<Response<FabricReportReply>, Refused> {
-        let mut reports = request.into_inner();
-        while let Some(report) = reports.message().await? {
-            self.0.send_replace(report);
-        }
-        Ok(Response::new(FabricReportReply {}))
-    }
-
-    async fn audit(&self, _: Request<AuditEvent>) -> Result<Response<AuditReply>, Refused> {
-        Err(Refused::unimplemented("it only listens"))
-    }
-}
-
-/// Listens at a cluster's trust anchor's socket.
-fn listen(socket: &Path) -> watch::Receiver<FabricReport> {
-    let (to, heard) = watch::channel(FabricReport::default());
-    let incoming = UnixListenerStream::new(UnixListener::bind(socket).unwrap());
-    let service = IssuerServer::new(Ear(to));
-    let shutdown = std::future::pending();
-    let server = tonic::transport::Server::builder();
-    tokio::spawn(async move { server.serve_with_incoming_shutdown(service, incoming, shutdown).await });
-    heard
-}
 
 /// A validator of a cluster that reports what these credentials hold.
 fn validator(cluster: &Cluster, pki: &Pki, role: Role, name: &str) -> Subscriber {
@@ -104,7 +45,7 @@ async fn a_trust_anchor_learns_what_the_validators_of_a_peer_have_loaded() {
     let mut east = Cluster::new(&pki, "east", &["west"], 1).await;
     west.link(&[&east]);
     east.link(&[&west]);
-    let mut heard = listen(&east.path("trust-anchor.sock"));
+    let mut heard = anchor::listen(&east.path("trust-anchor.sock")).heard;
     west.start();
     east.start();
 
@@ -138,7 +79,7 @@ async fn a_trust_anchor_that_comes_late_or_again_is_told_all_of_it() {
     west.link(&[]);
     west.start();
     let _proxy = validator(&west, &pki, Role::Proxy, "back");
-    let mut heard = listen(&west.path("trust-anchor.sock"));
+    let mut heard = anchor::listen(&west.path("trust-anchor.sock")).heard;
     let complete = |report: &FabricReport| {
         report.validators.len() == 3 && report.validators.iter().all(|v| v.connected && v.trust.is_some())
     };

@@ -27,7 +27,7 @@ mod denied;
 mod hint;
 mod store;
 
-pub use client::report_fabric;
+pub use client::{report_fabric, watch_bundle};
 pub use denied::denials;
 use hint::Hint;
 pub use store::certificate_pem;
@@ -83,7 +83,7 @@ pub async fn redeem_link(socket: &Path, request: Vec<u8>, source: String) -> Res
 
 /// This cluster's own bundle, as the trust anchor behind this socket publishes it now. The error is for people.
 pub async fn own_bundle(socket: &Path) -> Result<String, String> {
-    let first = async { client::watch_bundle(socket).await?.message().await };
+    let first = async { watch_bundle(socket).await?.message().await };
     let first = tokio::time::timeout(PAUSE_WITHOUT * 2, first).await.map_err(|_| "no bundle is published yet")?;
     let bundle = first.map_err(|status| status.message().to_owned())?;
     bundle.map(|bundle| bundle.document).ok_or_else(|| "the trust anchor is shutting down".to_owned())
@@ -286,7 +286,7 @@ impl Follower {
     async fn follow(self, socket: PathBuf) {
         let mut failures = 0;
         loop {
-            match client::watch_bundle(&socket).await {
+            match watch_bundle(&socket).await {
                 Ok(mut bundles) => {
                     while let Ok(Some(published)) = bundles.message().await {
                         failures = 0;

@@ -227,6 +227,11 @@ impl Credentials {
         })
     }
 
+    /// Whether [`set_anchors`](Self::set_anchors) would take these, or why it would refuse them whole.
+    pub fn may_set_anchors(&self, domain: &TrustDomain, anchors: &Anchors) -> Result<(), String> {
+        self.shared.snapshot.load().trust.may_follow(&self.shared.own, domain, anchors)
+    }
+
     /// From now on nobody of this trust domain is trusted.
     pub fn remove_anchors(&self, domain: &TrustDomain) {
         self.replace(|old| {

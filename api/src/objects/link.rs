@@ -181,7 +181,7 @@ pub struct NamespaceMap {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LinkStatus {
-    /// `Ready`, `CatalogFresh`, `GatewayReachable`.
+    /// `Ready`, `CatalogFresh`, `GatewayReachable`, `TrustCurrent`.
     pub conditions: Vec<Condition>,
     /// Transport in use, per gateway.
     pub gateways: Vec<LinkGatewayStatus>,
@@ -193,6 +193,31 @@ pub struct LinkStatus {
     pub refused: Vec<RefusedImport>,
     /// The peer's region as its catalog says.
     pub region: String,
+    /// The peer's anchors.
+    pub bundle: LinkBundleStatus,
+    /// The peer's clock minus ours, milliseconds; absent: not measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clock_ahead_ms: Option<i64>,
+}
+
+/// Whom this cluster trusts at the other end of a link, and since when.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LinkBundleStatus {
+    /// `own_root`, `manifest`, `tunnel`, `https_web`, `https_spiffe` or `accepted`.
+    pub source: String,
+    /// The sequence in force; 0 under our own root, and where the peer gives none.
+    pub sequence: u64,
+    /// The highest that the peer has offered.
+    pub offered: u64,
+    /// By how much the one in force is behind.
+    pub lag: u64,
+    /// `spec.bundleUpdates` is `pinned`.
+    pub pinned: bool,
+    /// When the peer last said what its bundle is, milliseconds since the epoch (to half a minute); 0: never.
+    pub refreshed_ms: i64,
+    /// Why what it offered was not taken; empty: it was.
+    pub trouble: String,
 }
 
 /// One gateway of a link as the mirror controller last saw it.

@@ -64,6 +64,8 @@ pub struct CatalogServer {
     pub store: Store,
     /// Where what they say of our bundle goes.
     pub fabric: Fabric,
+    /// This cluster's own bundle, a SPIFFE JWKS document; empty before there is one.
+    pub own: watch::Receiver<String>,
     /// How many sessions each trust domain has.
     pub sessions: Sessions,
 }
@@ -220,7 +222,9 @@ impl CatalogServer {
     /// A snapshot, deltas as they come, heartbeats between; ends when the peer does, when it is not linked any more, or
     /// when its certificate would not be accepted now.
     async fn updates(&self, stream: &mut SendStream<Bytes>, peer: &VerifiedPeer, cluster: &ClusterName) -> GrpcError {
-        let mut published = self.published.clone();
+        let (mut published, mut own) = (self.published.clone(), self.own.clone());
+        let mut told = String::new();
+        let mut generation = self.credentials.generation();
         let mut sent: Option<Arc<Offers>> = None;
         loop {
             let now = published.borrow_and_update().clone();
@@ -232,6 +236,12 @@ impl CatalogServer {
             let mut update = difference(sent.as_deref(), &offers);
             (update.version, update.region) = (now.version, now.region.clone());
             sent = Some(offers);
+            let document = own.borrow_and_update().clone();
+            if document != told {
+                update.bundle.clone_from(&document);
+                told = document;
+            }
+            update.now_ms = crate::now_ms();
             for part in parts(update) {
                 if let Err(error) = grpc::send(stream, grpc::encode(&part)).await {
                     return error;
@@ -239,6 +249,8 @@ impl CatalogServer {
             }
             tokio::select! {
                 changed = published.changed() => if changed.is_err() { return GrpcError::Truncated },
+                _ = own.changed(), if own.has_changed().is_ok() => {}
+                _ = generation.changed() => {}
                 () = tokio::time::sleep(HEARTBEAT) => {}
                 reset = std::future::poll_fn(|context| stream.poll_reset(context)) => return match reset {
                     Ok(reason) => h2::Error::from(reason).into(),
@@ -256,7 +268,7 @@ fn parts(mut update: Update) -> Vec<Update> {
     let mut length = 0;
     for service in changed {
         if length > PART {
-            let rest = Update { removed: Vec::new(), snapshot: false, ..update.clone() };
+            let rest = Update { removed: Vec::new(), bundle: String::new(), snapshot: false, ..update.clone() };
             parts.push(Update { more: true, ..std::mem::replace(&mut update, rest) });
             length = 0;
         }

@@ -128,10 +128,14 @@ pub fn report(world: &World, known: &Known, own: TrustReport, now_ms: i64) -> Op
             acknowledgement: trust.acknowledgement,
             clock_ahead_ms: trust.clock_ahead_ms.unwrap_or_default(),
             clock_known: trust.clock_ahead_ms.is_some(),
-            bundle: link.spec.bundle.clone().unwrap_or_default(),
-            source: if link.spec.bundle.is_some() { "manifest" } else { "own_root" }.to_owned(),
             ..LinkedPeer::default()
         };
+        if let Some(bundle) = state.and_then(|state| state.bundle.as_deref()) {
+            peer.bundle.clone_from(&bundle.document);
+            bundle.source.as_str().clone_into(&mut peer.source);
+            peer.trouble.clone_from(&bundle.trouble);
+            (peer.offered_sequence, peer.refreshed_ms) = (bundle.offered, bundle.refreshed_ms);
+        }
         match room.checked_sub(peer.bundle.len()) {
             Some(left) => room = left,
             None => peer.bundle.clear(),

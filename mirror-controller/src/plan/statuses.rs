@@ -9,7 +9,7 @@ use super::clusterset::{At, Set};
 use super::exports::{Export, labelled};
 use super::local::{LocalService, carried};
 use super::mirrors::{Mirror, Mirrors, Standing};
-use super::{cluster_name, clusterset_name, destinations, region};
+use super::{bundle, cluster_name, clusterset_name, destinations, region};
 use crate::status::{
     EndpointEntry, ExportEntry, LinkEntry, ListenerEntry, MirrorEntry, ObjectsEntry, RejectionEntry, Statuses, Warning,
 };
@@ -63,7 +63,7 @@ pub fn statuses(world: &World, objects: &Objects, parts: &Parts<'_>) -> Statuses
     }
 }
 
-fn condition(kind: &str, good: bool, reason: &str, message: impl Into<String>) -> Condition {
+pub(super) fn condition(kind: &str, good: bool, reason: &str, message: impl Into<String>) -> Condition {
     Condition {
         kind: kind.to_owned(),
         status: if good { "True" } else { "False" }.to_owned(),
@@ -109,12 +109,14 @@ fn link(world: &World, objects: &Objects, parts: &Parts<'_>, name: &ClusterName)
     let imported = parts.mirrors.by_name.values().filter(|m| m.cluster == *name && m.standing != Standing::Withdrawn);
     let refused = parts.mirrors.refused.get(name).cloned().unwrap_or_default();
     let status = LinkStatus {
-        conditions: vec![ready, fresh, gateway],
+        conditions: vec![ready, fresh, gateway, bundle::current(&state)],
         gateways,
         offered: count(state.catalog.offers.len() + state.catalog.refused.len()),
         imported: count(imported.count()),
         refused: shown(refused),
         region: state.catalog.region.clone(),
+        bundle: bundle::status(&state),
+        clock_ahead_ms: state.clock_ahead_ms,
     };
     Some(LinkEntry {
         name: name.to_string(),

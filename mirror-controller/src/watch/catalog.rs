@@ -22,18 +22,19 @@ use hawser_runtime::clock;
 use hawser_tunnel::open::OpenRequest;
 use hawser_tunnel::pool::{Dialer, GatewayPath};
 use hawser_tunnel::sealed::{self, Driver};
-use hawser_tunnel::tls::{Credentials, Expect};
+use hawser_tunnel::tls::{Credentials, Expect, Identity, VerifiedPeer};
 use http::{HeaderValue, Request};
 use prost::Message;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::bundles::Bundles;
 use crate::catalog::grpc::{self, GrpcError};
 use crate::catalog::{ACKNOWLEDGE_PATH, HEARTBEAT, LEASE, WATCH_PATH, accept, limits};
 use crate::fabric::Fabric;
 use crate::metrics::Metrics;
 use crate::plan::{Plan, proof};
-use crate::world::Store;
+use crate::world::{Source, Store};
 
 /// The catalog, as [`labels::SYSTEM_NAMESPACE`], [`labels::CATALOG_SERVICE`] and [`labels::CATALOG_PORT`] name it.
 const TARGET: &str = "hawser-system/catalog:443";
@@ -54,6 +55,10 @@ const LEASE_MIN: Duration = Duration::from_millis(500);
 const PACE: Duration = Duration::from_millis(10);
 /// Parts that one change may be cut into.
 const PARTS_MAX: usize = 64;
+/// How late it may be noticed that a certificate is over; a change of trust is noticed at once.
+const TRUST: Duration = Duration::from_secs(1);
+/// No session is kept for longer, so that both ends look at each other's certificates again.
+const SESSION_MAX: Duration = Duration::from_secs(3600);
 /// What the peer knows of our validators is no older than this.
 const REPEAT: Duration = Duration::from_secs(2);
 /// From one acknowledgement to the next.
@@ -79,6 +84,8 @@ pub struct Client {
     pub store: Store,
     /// Counters.
     pub metrics: Metrics,
+    /// Its anchors.
+    pub bundles: Bundles,
     /// What our validators hold of it.
     pub fabric: Fabric,
     /// What was made of what it offers.
@@ -87,6 +94,7 @@ pub struct Client {
 
 struct Session {
     gateway: usize,
+    peer: VerifiedPeer,
     driver: Driver,
     updates: grpc::Reader,
     requests: SendRequest<Bytes>,
@@ -155,7 +163,7 @@ impl Client {
                     pause = PAUSE.start;
                     loop {
                         first = session.gateway;
-                        match self.follow(session, heard).await {
+                        match self.hold(session, heard).await {
                             Over::Broken(trouble) => break trouble,
                             Over::Replaced(next) => session = next,
                         }
@@ -168,6 +176,45 @@ impl Client {
             first = (first + 1) % self.paths.len().max(1);
             tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
             pause = (pause * 2).min(PAUSE.end);
+        }
+    }
+
+    /// Follows a stream as long as it may live: it ends when its peer is not trusted any more, and makes room for another
+    /// well before its certificates end, or when we have a newer one.
+    async fn hold(&self, session: Session, heard: &watch::Sender<Duration>) -> Over {
+        let (gateway, peer) = (session.gateway, session.peer.clone());
+        tokio::select! {
+            biased;
+            over = self.follow(session, heard) => over,
+            () = self.untrusted(&peer) => self.over("its certificate is not trusted any more"),
+            next = self.renewed(gateway, &peer) => Over::Replaced(next),
+        }
+    }
+
+    async fn untrusted(&self, peer: &VerifiedPeer) {
+        let mut generation = self.credentials.generation();
+        while self.credentials.still_trusts(peer) {
+            let _ = tokio::time::timeout(TRUST, generation.changed()).await;
+        }
+    }
+
+    async fn renewed(&self, gateway: usize, peer: &VerifiedPeer) -> Session {
+        let own = self.credentials.identity();
+        let ends = own.as_ref().map_or(peer.not_after(), |own| own.not_after().min(peer.not_after()));
+        let left = ends.duration_since(clock::now()).unwrap_or_default().min(SESSION_MAX);
+        let serial = |identity: &Arc<Identity>| identity.chain().first().cloned();
+        let same = |now: &Option<Arc<Identity>>| now.as_ref().map(serial) == own.as_ref().map(serial);
+        let mut generation = self.credentials.generation();
+        let due = Instant::now() + left * 3 / 4;
+        while Instant::now() < due && same(&self.credentials.identity()) {
+            let _ = tokio::time::timeout_at(due, generation.changed()).await;
+        }
+        loop {
+            // Not all links of all clusters at once.
+            tokio::time::sleep(TRUST.mul_f64(rand::random_range(0.0..1.0))).await;
+            if let Ok(session) = self.connect(gateway).await {
+                return session;
+            }
         }
     }
 
@@ -234,7 +281,7 @@ impl Client {
             reader = ask(requests.clone(), WATCH_PATH, &request) => reader.map_err(|error| self.broken(&error))?,
             () = &mut driver => return Err(unreachable(&self.peer, "the session ended before the catalog answered")),
         };
-        Ok(Session { gateway, driver, updates, requests, told })
+        Ok(Session { gateway, peer: client.peer, driver, updates, requests, told })
     }
 
     /// What is refused of what the peer offers, for its own users to see. Rules that the offer itself breaks are told;
@@ -255,8 +302,11 @@ impl Client {
 
     /// What the peer is told of its services and of its bundle.
     fn acknowledgement(&self) -> Acknowledgement {
-        let validators = self.fabric.validators(&self.store.now());
-        let trust = proof::acknowledgement(&validators, &self.domain, false, crate::now_ms());
+        let world = self.store.now();
+        let validators = self.fabric.validators(&world);
+        let bundle = world.peers.get(&self.peer).and_then(|peer| peer.bundle.as_ref());
+        let pinned = bundle.is_some_and(|bundle| bundle.pinned);
+        let trust = proof::acknowledgement(&validators, &self.domain, pinned, crate::now_ms());
         Acknowledgement { rejections: self.rejections(), trust: Some(trust) }
     }
 
@@ -292,9 +342,10 @@ impl Client {
 
     /// Takes updates until the stream ends or falls silent; says why it is over.
     async fn follow(&self, session: Session, heard: &watch::Sender<Duration>) -> Over {
-        let Session { gateway, mut driver, mut updates, requests, told } = session;
+        let Session { gateway, mut driver, mut updates, requests, told, .. } = session;
         let mut acknowledge = pin!(self.acknowledge(requests, told));
         let mut pending: Vec<Update> = Vec::new();
+        let mut bundle = None;
         let mut version = 0;
         let mut silence = pin!(tokio::time::sleep(SILENCE));
         let mut other = Box::pin(self.other(gateway));
@@ -329,8 +380,10 @@ impl Client {
                 continue;
             }
             version = update.version;
-            // Not used yet, and as long as a message.
-            update.bundle.clear();
+            // Refused in any case, and it could be as long as a message.
+            update.region = Some(update.region).filter(|name| name.len() < 64).unwrap_or_default();
+            // The last one counts, and only one is held.
+            bundle = Some(std::mem::take(&mut update.bundle)).filter(|text| !text.is_empty()).or(bundle);
             pending.push(update);
             let entries: usize = pending.iter().map(|part| part.changed.len() + part.removed.len()).sum();
             if entries > 2 * limits::SERVICES_MAX || pending.len() > PARTS_MAX {
@@ -341,6 +394,9 @@ impl Client {
                 continue;
             }
             self.take(std::mem::take(&mut pending));
+            if let Some(document) = bundle.take() {
+                self.offer(&document).await;
+            }
             self.metrics.heard(&self.peer, clock::millis(clock::now()));
             heard.send_replace(lease);
             // What a peer sends faster waits in its own buffers.
@@ -366,6 +422,14 @@ impl Client {
             }
             changed
         });
+    }
+
+    /// Its bundle, which takes effect at once if it may. What a peer sends faster than this waits in its own buffers.
+    async fn offer(&self, document: &str) {
+        if let Err(refusal) = self.bundles.offer(&self.peer, Source::Tunnel, document).await {
+            tracing::warn!(cluster = %self.peer, "the peer's bundle is not taken: {}", refusal.message);
+        }
+        tokio::time::sleep(TELL_PACE).await;
     }
 
     fn over(&self, why: &str) -> Over {

@@ -5,16 +5,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hawser_api::bundle::Bundle;
 use hawser_api::objects::Link;
 use hawser_api::{ClusterName, TrustDomain};
 use hawser_runtime::{Process, clock};
 use hawser_tunnel::pool::Dialer;
-use hawser_tunnel::tls::{Anchors, Credentials};
+use hawser_tunnel::tls::Credentials;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{catalog, gateways, last_known};
+use crate::bundles::Bundles;
 use crate::fabric::Fabric;
 use crate::metrics::Metrics;
 use crate::plan::Plan;
@@ -38,6 +38,8 @@ pub struct Links {
     pub metrics: Metrics,
     /// What validators say.
     pub fabric: Fabric,
+    /// Peers' anchors.
+    pub bundles: Bundles,
     /// What was made of what peers offer.
     pub plans: watch::Receiver<Option<Arc<Plan>>>,
 }
@@ -97,13 +99,13 @@ impl Links {
         }
         if !links.contains_key(name) {
             last_known::forget(&self.catalogs, name);
+            self.bundles.forget(name);
             self.metrics.forget(name);
         }
     }
 
     fn begin(&self, name: &ClusterName, link: &Link, process: &Process) -> CancellationToken {
         let domain = &link.spec.trust_domain;
-        self.trust(name, link);
         self.know(name, domain, link);
         let stop = CancellationToken::new();
         let paths = gateways::paths(name, link);
@@ -116,6 +118,7 @@ impl Links {
             store: self.store.clone(),
             metrics: self.metrics.clone(),
             fabric: self.fabric.clone(),
+            bundles: self.bundles.clone(),
             plans: self.plans.clone(),
         };
         let probes = gateways::run(
@@ -138,33 +141,21 @@ impl Links {
         stop
     }
 
-    fn trust(&self, name: &ClusterName, link: &Link) {
-        let anchors = match link.spec.bundle.as_deref().map(Bundle::parse) {
-            None => Anchors::OwnRoot,
-            Some(Ok(bundle)) => Anchors::Bundle(bundle),
-            // The loader has read it already; whatever this is, it is nobody.
-            Some(Err(error)) => {
-                tracing::error!(cluster = %name, %error, "the Link's bundle cannot be read: nobody of it is trusted");
-                Anchors::Bundle(Bundle::default())
-            }
-        };
-        for dropped in self.credentials.set_anchors(&link.spec.trust_domain, anchors) {
-            tracing::warn!(cluster = %name, "an anchor of the Link's bundle is not used: {dropped}");
-        }
-    }
-
     /// A peer begins with what is on disk, believed until its lease would be over; one whose Link only changed goes on.
     fn know(&self, name: &ClusterName, domain: &TrustDomain, link: &Link) {
         let kept = last_known::load(&self.catalogs, name, domain);
+        let bundle = Some(Arc::new(self.bundles.begin(name, link)));
         self.store.update(clock::millis(clock::now()), |world| {
             if let Some(state) = world.peers.get_mut(name) {
                 let mut next = PeerState::clone(state);
                 next.gateways.retain(|gateway, _| link.spec.gateways.iter().any(|g| g.name == *gateway));
+                next.bundle = bundle;
                 *state = Arc::new(next);
                 return true;
             }
             let alive = kept.is_some();
-            let state = PeerState { catalog: Arc::new(kept.unwrap_or_default()), alive, ..PeerState::default() };
+            let state =
+                PeerState { catalog: Arc::new(kept.unwrap_or_default()), alive, bundle, ..PeerState::default() };
             world.peers.insert(name.clone(), Arc::new(state));
             true
         });

@@ -8,6 +8,8 @@
     reason = "used by tests only, where a panic is the report"
 )]
 
+pub(crate) mod anchor;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use hawser_api::bundle::Bundle;
 use hawser_api::proto::discovery::resource::Kind;
 use hawser_api::proto::discovery::{Destination, Export, Resource, Role, Status};
 use hawser_api::{Code, Refusal, labels};
@@ -27,6 +30,7 @@ use hawser_tunnel::open::OpenedAnswer;
 use hawser_tunnel::report;
 use hawser_tunnel::stream::TunnelStream;
 use hawser_tunnel::testing::{Pki, domain};
+use hawser_tunnel::tls::{Anchors, Credentials};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -82,19 +86,43 @@ pub(crate) struct Cluster {
     pub(crate) controller: Option<Controller>,
     pki: Arc<Pki>,
     peers: Vec<&'static str>,
+    /// What peers' Links say of whom to trust here; empty: they hang under the same root.
+    pub(crate) bundle: String,
 }
 
 impl Cluster {
     /// With `count` gateways; its controller is not started.
     pub(crate) async fn new(pki: &Arc<Pki>, name: &'static str, peers: &[&'static str], count: usize) -> Self {
+        Self::with(pki, name, peers, count, |pki| pki.linked(name, "/ns/hawser-system/sa/gateway", peers)).await
+    }
+
+    /// Under a root of its own, with one gateway and one peer that has this bundle.
+    pub(crate) async fn apart(pki: &Arc<Pki>, name: &'static str, peer: &'static str, theirs: Bundle) -> Self {
+        let mut cluster = Self::with(pki, name, &[peer], 1, |pki| {
+            let credentials = pki.credentials(name, "/ns/hawser-system/sa/gateway");
+            assert!(credentials.set_anchors(&domain(peer), Anchors::Bundle(theirs.clone())).is_empty());
+            credentials
+        })
+        .await;
+        cluster.bundle = pki.bundle().to_document();
+        cluster
+    }
+
+    async fn with(
+        pki: &Arc<Pki>,
+        name: &'static str,
+        peers: &[&'static str],
+        count: usize,
+        credentials: impl Fn(&Pki) -> Credentials,
+    ) -> Self {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("objects")).unwrap();
         let socket = root.path().join("discovery.sock");
         let mut gateways = Vec::new();
         for index in 0..count {
-            gateways.push(Gateway::start(pki, name, peers, index, socket.clone()).await);
+            gateways.push(Gateway::start(credentials(pki), peers, index, socket.clone()).await);
         }
-        Self { name, root, gateways, controller: None, pki: pki.clone(), peers: peers.to_vec() }
+        Self { name, root, gateways, controller: None, pki: pki.clone(), peers: peers.to_vec(), bundle: String::new() }
     }
 
     pub(crate) fn path(&self, path: &str) -> PathBuf {
@@ -163,12 +191,17 @@ impl Cluster {
     fn as_link(&self) -> String {
         let gateways: Vec<String> =
             self.gateways.iter().map(|g| format!("{{name: {}, address: \"{}\"}}", g.name, g.address)).collect();
-        format!(
+        let mut link = format!(
             "---\napiVersion: hawser.dev/v1alpha1\nkind: Link\nmetadata: {{name: {}}}\nspec:\n  trustDomain: {}\n  gateways: [{}]\n",
             self.name,
             domain(self.name),
             gateways.join(", ")
-        )
+        );
+        if !self.bundle.is_empty() {
+            let value: serde_json::Value = serde_json::from_str(&self.bundle).unwrap();
+            link.push_str(&format!("  bundle: '{value}'\n"));
+        }
+        link
     }
 
     /// What a proxy of this cluster sees, as it changes.
@@ -241,8 +274,7 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    async fn start(pki: &Pki, cluster: &'static str, peers: &[&str], index: usize, discovery: PathBuf) -> Self {
-        let credentials = pki.linked(cluster, "/ns/hawser-system/sa/gateway", peers);
+    async fn start(credentials: Credentials, peers: &[&str], index: usize, discovery: PathBuf) -> Self {
         let address = "127.0.0.1:0".parse().unwrap();
         let trust = Some(report::trust(&credentials));
         let listener = TunnelListener::bind(address, credentials, ListenConfig::default()).await.unwrap();

@@ -46,7 +46,8 @@ pub(super) async fn issue(socket: &Path, request: IssueRequest) -> Result<IssueR
     within(asked).await
 }
 
-pub(super) async fn watch_bundle(socket: &Path) -> Result<Streaming<Bundle>, Status> {
+/// This cluster's own bundle, now and whenever it changes.
+pub async fn watch_bundle(socket: &Path) -> Result<Streaming<Bundle>, Status> {
     let asked = async { Ok(connect(socket).await?.watch_bundle(WatchBundleRequest {}).await?.into_inner()) };
     within(asked).await
 }

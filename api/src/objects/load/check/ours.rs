@@ -105,6 +105,9 @@ pub(super) fn link(rules: &mut Rules, link: &Link) {
         rules.must(false, "spec.bundle", error.to_string(), remedy);
     }
     endpoint(rules, link);
+    let pinned = link.spec.bundle_updates == BundleUpdates::Pinned;
+    let remedy = "paste the peer's bundle into spec.bundle, or take spec.bundleUpdates out";
+    rules.must(!pinned || link.spec.bundle.is_some(), "spec.bundleUpdates", "pins a bundle that is not there", remedy);
     if let Some(template) = &link.spec.import.name_template {
         name_template(rules, template, &link.metadata.name);
     }
