@@ -9,6 +9,9 @@ use x509_parser::time::ASN1Time;
 
 use super::{AuthorityId, LEAF_LIFETIME_MAX, VerifyError};
 
+/// Longest serial number, in bytes: 20, and one that keeps it positive (RFC 5280 section 4.1.2.2). Logs and deny-lists have it.
+const SERIAL_MAX: usize = 21;
+
 fn breaks<T>(rule: impl Into<String>) -> Result<T, VerifyError> {
     Err(VerifyError::Profile(rule.into()))
 }
@@ -73,7 +76,11 @@ impl Leaf {
         if not_after.duration_since(not_before).unwrap_or_default() > LEAF_LIFETIME_MAX {
             return breaks(format!("a leaf that lives longer than {} hours", LEAF_LIFETIME_MAX.as_secs() / 3600));
         }
-        let serial = hex(cert.raw_serial());
+        let serial = cert.raw_serial();
+        if serial.len() > SERIAL_MAX {
+            return breaks(format!("a serial number of {} bytes, more than {SERIAL_MAX}", serial.len()));
+        }
+        let serial = hex(serial);
         Ok(Self { id, not_before, not_after, serial, issuer: cert.tbs_certificate.issuer.as_raw().to_vec() })
     }
 

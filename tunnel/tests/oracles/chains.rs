@@ -192,7 +192,12 @@ pub(crate) const LEAF_FIELDS: &[Row] = &[
     ("leaf: serial number 0", GOOD, Before(|s| s.leaf.serial = vec![0])),
     ("leaf: negative serial number", GOOD, Before(|s| s.leaf.serial = vec![0x80, 1])),
     ("leaf: serial number of 20 bytes", GOOD, Before(|s| s.leaf.serial = vec![0x7f; 20])),
-    ("leaf: serial number of 40 bytes", GOOD, Before(|s| s.leaf.serial = vec![0x7f; 40])),
+    ("leaf: serial number of 20 bytes and a sign", GOOD, Before(|s| s.leaf.serial = [&[0][..], &[0xff; 20]].concat())),
+    (
+        "leaf: serial number of 40 bytes",
+        "a serial number of 40 bytes, more than 21",
+        Before(|s| s.leaf.serial = vec![0x7f; 40]),
+    ),
     (
         "leaf: two algorithms",
         "its certificate: SignatureAlgorithmMismatch",

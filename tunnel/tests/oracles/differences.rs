@@ -126,7 +126,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
          says so, only where its anchor came from.",
     ),
     (BOTH, &["anchors: the leaf"], "An anchor is an authority. The others take any certificate that they are told to trust."),
-    (BOTH, &["chain: five", "chain: one of 17 KiB"], "Our bounds on what a stranger may make us parse."),
+    (BOTH, &["chain: five", "chain: one of 17 KiB", "leaf: serial number of 40 bytes"], "Our bounds on what a stranger may make us parse."),
     (
         &[OpenSsl],
         &["leaf: bytes behind it"],
