@@ -184,6 +184,7 @@ impl Rogue {
                     },
                 }
             }
+            drop(listener);
             // Each cuts its tunnel; a connection that is merely dropped lingers.
             while tunnels.join_next().await.is_some() {}
         });
@@ -219,8 +220,9 @@ impl Loot {
             let loot = self.clone();
             streams.spawn(async move { loot.stream(arrival).await });
         }
-        // Over TCP the streams outlive the tunnel.
-        while streams.join_next().await.is_some() {}
+        // Over TCP the streams outlive the tunnel, but not the rogue.
+        let ended = async { while streams.join_next().await.is_some() {} };
+        self.stop.run_until_cancelled(ended).await;
     }
 
     async fn stream(self, arrival: Arrival) -> Result<()> {
