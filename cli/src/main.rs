@@ -80,7 +80,7 @@ fn run(command: Command) -> anyhow::Result<std::process::ExitCode> {
         Command::Why(args) => asking(why::run(&args))?,
         Command::Process(args) => asking(process::run(&args))?,
         Command::Echo(args) => echo::run(&args)?,
-        Command::Trust(command) => trust::run(&command)?,
+        Command::Trust(command) => asking(trust::run(&command))?,
         Command::Link(command) => asking(link::run(&command))?,
         Command::Unlink(args) => link::unlink(&args)?,
         Command::Daemon(daemon) => daemon::run(&daemon)?,

@@ -22,13 +22,20 @@ use crate::fabric::Fabric;
 use crate::print;
 use crate::state::{State, StateArg};
 
+mod audit;
+mod bundle;
+mod client;
+mod emergency;
+mod rotate;
+mod status;
+
 /// A child uses its join token within a second of its start; the trust anchor may start as late as it does.
 const JOIN_LIFETIME: Duration = Duration::from_secs(600);
 
-/// Make and sign the certificates at the top of the hierarchy.
+/// Make, replace, revoke and look at everything that the fabric's trust rests on.
 ///
 /// A fabric has one root, which signs one intermediate a cluster; `hawser up` makes both when it runs a whole fabric.
-/// These commands do it by hand, so that the root's key can stay on a machine of its own.
+/// `init`, `request` and `intermediate` do it by hand, so that the root's key can stay on a machine of its own.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Trust {
     /// Make a fabric's root in the state directory: root/root.key and root/root.crt.
@@ -38,6 +45,9 @@ pub(crate) enum Trust {
         /// A name for people, shown in the root's subject.
         #[arg(long, default_value = "hawser")]
         name: String,
+        /// Make the root that will take the place of the present one: root/next/root.key and root/next/root.crt.
+        #[arg(long)]
+        next: bool,
     },
     /// Make a cluster's key and a request for its intermediate; the key stays here.
     Request {
@@ -52,39 +62,88 @@ pub(crate) enum Trust {
     /// Sign a request with the root in the state directory; writes intermediate.crt beside it.
     Intermediate {
         /// The request, intermediate.csr.
-        #[arg(value_name = "FILE")]
-        request: PathBuf,
+        #[arg(value_name = "FILE", required_unless_present = "cluster")]
+        request: Option<PathBuf>,
+        /// The request that this cluster of the state directory waits with.
+        #[arg(long, value_name = "NAME", conflicts_with = "request")]
+        cluster: Option<ClusterName>,
         /// Refuse a request for any other trust domain.
         #[arg(long, value_name = "DOMAIN")]
         trust_domain: Option<TrustDomain>,
+        /// Sign with the root in root/next.
+        #[arg(long)]
+        next: bool,
         #[command(flatten)]
         state: StateArg,
     },
+    Status(status::StatusCommand),
+    Rotate(rotate::Rotate),
+    Provide(rotate::Provide),
+    #[command(subcommand)]
+    Revoke(emergency::Revoke),
+    Taint(emergency::Taint),
+    #[command(subcommand)]
+    Bundle(bundle::BundleCommand),
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
 }
 
 /// Runs one of the commands.
-pub(crate) fn run(command: &Trust) -> Result<()> {
+pub(crate) async fn run(command: &Trust) -> Result<()> {
     match command {
-        Trust::Init { state, name } => {
-            let state = State::create(&state.state)?;
-            let path = hierarchy::init_root(&state.root_directory(), name, clock::now())?;
-            print::out(path.display());
-            print::note("keep root.key offline when the clusters have their intermediates; root.crt is public");
-        }
+        Trust::Init { state, name, next } => init(&State::create(&state.state)?, name, *next)?,
         Trust::Request { cluster, trust_domain, state } => {
             let store = State::create(&state.state)?.cluster(cluster)?.trust_anchor();
             print::out(hierarchy::make_csr(&store, trust_domain)?.display());
             print::note("hint: where the root is: hawser trust intermediate FILE; then bring intermediate.crt back");
         }
-        Trust::Intermediate { request, trust_domain, state } => {
+        Trust::Intermediate { request, cluster, trust_domain, next, state } => {
             let state = State::existing(&state.state)?;
-            let root = state.root_directory();
-            let signed = hierarchy::sign_intermediate(&root, request, trust_domain.as_ref(), clock::now())?;
+            let root = if *next { next_root(&state) } else { state.root_directory() };
+            let request = match (request, cluster) {
+                (Some(request), _) => request.clone(),
+                (None, Some(cluster)) => waiting(&state.cluster(cluster)?.trust_anchor())?,
+                (None, None) => bail!("no request is named"),
+            };
+            let signed = hierarchy::sign_intermediate(&root, &request, trust_domain.as_ref(), clock::now())?;
             print::out(signed.path.display());
             print::note(format!("an intermediate of {} until {}", signed.domain, day(signed.not_after)));
         }
+        Trust::Status(command) => status::run(command).await?,
+        Trust::Rotate(command) => rotate::run(command).await?,
+        Trust::Provide(command) => rotate::provide(command).await?,
+        Trust::Revoke(command) => emergency::revoke(command).await?,
+        Trust::Taint(command) => emergency::taint(command).await?,
+        Trust::Bundle(command) => bundle::run(command).await?,
+        Trust::Audit(command) => audit::run(command)?,
     }
     Ok(())
+}
+
+fn init(state: &State, name: &str, next: bool) -> Result<()> {
+    let root = if next { next_root(state) } else { state.root_directory() };
+    let path = hierarchy::init_root(&root, name, clock::now())?;
+    print::out(path.display());
+    print::note(if next {
+        "hint: hawser trust rotate root; keep both keys until it is over"
+    } else {
+        "keep root.key offline when the clusters have their intermediates; root.crt is public"
+    });
+    Ok(())
+}
+
+/// Where the root that comes lies.
+fn next_root(state: &State) -> PathBuf {
+    state.root_directory().join("next")
+}
+
+/// The request that a trust anchor waits with: of a rotation, or of its first intermediate.
+fn waiting(store: &Path) -> Result<PathBuf> {
+    let requests = [store.join("next"), store.to_owned()].map(|at| at.join(names::INTERMEDIATE_CSR));
+    let found = requests.into_iter().find(|path| path.exists());
+    found.with_context(|| {
+        format!("{} has no request\nhint: make one: hawser trust rotate intermediate", store.display())
+    })
 }
 
 fn day(time: std::time::SystemTime) -> String {
@@ -171,8 +230,8 @@ mod tests {
         assert!(state.path().join("east/trust-anchor/intermediate.crt").exists());
     }
 
-    #[test]
-    fn a_cluster_alone_without_a_root_is_told_the_way_and_the_way_works() {
+    #[tokio::test]
+    async fn a_cluster_alone_without_a_root_is_told_the_way_and_the_way_works() {
         let directory = tempfile::tempdir().unwrap();
         let mut fabric = fabric(directory.path());
         fabric.retain(|name, _| name.as_str() == "west");
@@ -182,17 +241,21 @@ mod tests {
 
         let there = State::create(&directory.path().join("there")).unwrap();
         let arg = |state: &State| StateArg { state: state.path().to_owned() };
-        run(&Trust::Init { state: arg(&there), name: "acme".into() }).unwrap();
+        init(&there, "acme", false).unwrap();
         let trust_domain: TrustDomain = "west.acme.example".parse().unwrap();
         run(&Trust::Request {
             cluster: "west".parse().unwrap(),
             trust_domain: trust_domain.clone(),
             state: arg(&here),
         })
+        .await
         .unwrap();
         let store = here.path().join("west/trust-anchor");
         let request = store.join("intermediate.csr");
-        run(&Trust::Intermediate { request, trust_domain: Some(trust_domain), state: arg(&there) }).unwrap();
+        let request = Some(request);
+        let trust_domain = Some(trust_domain);
+        let sign = Trust::Intermediate { request, cluster: None, trust_domain, next: false, state: arg(&there) };
+        run(&sign).await.unwrap();
         hawser_runtime::file::private_directory(&here.root_directory()).unwrap();
         std::fs::copy(there.root_certificate(), here.root_certificate()).unwrap();
         ensure(&here, &fabric, true).unwrap();

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use hawser_api::TrustDomain;
 use hawser_runtime::file;
 use hawser_tunnel::identity::BACKDATE;
-use hawser_tunnel::verify::name_constraint;
+use hawser_tunnel::verify::{AuthorityId, name_constraint};
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
@@ -172,7 +172,11 @@ pub fn make_csr(store: &Path, domain: &TrustDomain) -> Result<PathBuf, Hierarchy
 }
 
 fn read_csr(path: &Path) -> Result<(TrustDomain, csr::Request), HierarchyError> {
-    let der = CertificateSigningRequestDer::from_pem_slice(&read(path)?)
+    parse_csr(path, &read(path)?)
+}
+
+fn parse_csr(path: &Path, pem: &[u8]) -> Result<(TrustDomain, csr::Request), HierarchyError> {
+    let der = CertificateSigningRequestDer::from_pem_slice(pem)
         .map_err(|e| content(path, format!("no {REQUEST} in it: {e}")))?;
     let request = csr::read(&der).map_err(|reason| content(path, reason))?;
     let [uri] = request.uris.as_slice() else {
@@ -191,7 +195,24 @@ pub fn sign_intermediate(
     expected: Option<&TrustDomain>,
     now: SystemTime,
 ) -> Result<Signed, HierarchyError> {
-    let (domain, request) = read_csr(csr_path)?;
+    let request = read(csr_path)?;
+    let (pem, mut signed) = sign_request(root_dir, &request, expected, now).map_err(|error| match error {
+        HierarchyError::Content { path, reason } if path.as_os_str() == REQUEST => content(csr_path, reason),
+        error => error,
+    })?;
+    signed.path = csr_path.with_file_name(names::INTERMEDIATE_CERTIFICATE);
+    write(&signed.path, &pem)?;
+    Ok(signed)
+}
+
+/// The same for a request that is no file here: returns the certificate, PEM.
+pub fn sign_request(
+    root_dir: &Path,
+    request: &[u8],
+    expected: Option<&TrustDomain>,
+    now: SystemTime,
+) -> Result<(String, Signed), HierarchyError> {
+    let (domain, request) = parse_csr(Path::new(REQUEST), request)?;
     if let Some(expected) = expected.filter(|expected| **expected != domain) {
         return Err(HierarchyError::OtherDomain { asked: domain, expected: expected.clone() });
     }
@@ -207,9 +228,7 @@ pub fn sign_intermediate(
     params.custom_extensions = vec![constraint];
     let certificate = params.signed_by(&request.public_key, &root.issuer)?;
     root.named_as_issuer_in(certificate.der())?;
-    let path = csr_path.with_file_name(names::INTERMEDIATE_CERTIFICATE);
-    write(&path, &certificate.pem())?;
-    Ok(Signed { domain, path, not_after })
+    Ok((certificate.pem(), Signed { domain, path: PathBuf::new(), not_after }))
 }
 
 struct Root {
@@ -263,6 +282,13 @@ pub(crate) fn describe(der: &CertificateDer<'_>) -> Option<Description> {
     let (_, cert) = X509Certificate::from_der(der).ok()?;
     let (_, until) = validity(&cert);
     Some(Description { subject: cert.subject().to_string(), serial: hex::encode(cert.raw_serial()), until })
+}
+
+/// The key of a certificate in PEM.
+pub fn authority_of(pem: &[u8]) -> Option<AuthorityId> {
+    let der = CertificateDer::from_pem_slice(pem).ok()?;
+    let (_, cert) = X509Certificate::from_der(&der).ok()?;
+    Some(AuthorityId::of_key(cert.public_key().raw))
 }
 
 /// In PEM.

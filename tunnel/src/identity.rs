@@ -27,11 +27,13 @@ mod denied;
 mod hint;
 mod store;
 
-pub use client::{report_fabric, watch_bundle};
+pub use client::{channel, report_fabric, watch_bundle};
 pub use denied::denials;
 use hint::Hint;
 pub use store::certificate_pem;
 use store::{Store, Stored};
+pub use tonic::Status;
+pub use tonic::transport::Channel;
 
 /// Where an identity comes from and where it is kept.
 #[derive(Debug, Clone)]
@@ -220,7 +222,7 @@ impl Keeper {
                 Err(status) if status.code() == tonic::Code::PermissionDenied => self.join(&csr, &status).await,
                 answered => answered.map_err(|status| text(&status)),
             },
-            None => self.join(&csr, &tonic::Status::unauthenticated("no certificate yet")).await,
+            None => self.join(&csr, &Status::unauthenticated("no certificate yet")).await,
         }
     }
 
@@ -231,14 +233,14 @@ impl Keeper {
         Some(Attestation::Renewal(Renewal { chain, signature }))
     }
 
-    async fn join(&self, csr: &[u8], why: &tonic::Status) -> Result<IssueReply, String> {
+    async fn join(&self, csr: &[u8], why: &Status) -> Result<IssueReply, String> {
         let path = &self.source.join_token;
         let token = std::fs::read_to_string(path)
             .map_err(|e| format!("{}; and no join token: {}: {e}", text(why), path.display()))?;
         self.ask(csr, Attestation::JoinToken(token.trim().to_owned())).await.map_err(|status| text(&status))
     }
 
-    async fn ask(&self, csr: &[u8], attestation: Attestation) -> Result<IssueReply, tonic::Status> {
+    async fn ask(&self, csr: &[u8], attestation: Attestation) -> Result<IssueReply, Status> {
         let request = IssueRequest { csr: csr.to_vec(), attestation: Some(attestation) };
         client::issue(&self.source.socket, request).await
     }
@@ -327,7 +329,7 @@ impl Follower {
     }
 }
 
-fn text(status: &tonic::Status) -> String {
+fn text(status: &Status) -> String {
     format!("{:?}: {}", status.code(), status.message())
 }
 

@@ -21,13 +21,14 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Largest message: a chain and a bundle of the largest size.
 const MESSAGE_MAX: usize = hawser_api::bundle::DOCUMENT_MAX + 128 * 1024;
 
-async fn connect(socket: &Path) -> Result<IssuerClient<Channel>, Status> {
+/// A connection to a trust anchor's socket, kept alive.
+pub async fn channel(socket: &Path) -> Result<Channel, Status> {
     let path: PathBuf = socket.to_owned();
     let connector = tower::service_fn(move |_| {
         let path = path.clone();
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
-    let channel = Endpoint::from_static("http://localhost")
+    Endpoint::from_static("http://localhost")
         .connect_timeout(ANSWER_MAX)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
@@ -37,8 +38,11 @@ async fn connect(socket: &Path) -> Result<IssuerClient<Channel>, Status> {
         .map_err(|error| {
             let reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
             Status::unavailable(format!("the trust anchor at {}: {reason}", socket.display()))
-        })?;
-    Ok(IssuerClient::new(channel).max_decoding_message_size(MESSAGE_MAX))
+        })
+}
+
+async fn connect(socket: &Path) -> Result<IssuerClient<Channel>, Status> {
+    Ok(IssuerClient::new(channel(socket).await?).max_decoding_message_size(MESSAGE_MAX))
 }
 
 pub(super) async fn issue(socket: &Path, request: IssueRequest) -> Result<IssueReply, Status> {
