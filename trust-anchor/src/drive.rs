@@ -481,3 +481,6 @@ impl Complaints {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -173,7 +173,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         Kept::open(directory.path()).unwrap();
         for steps in 0..8 {
-            let mut kept = Kept::open(directory.path()).unwrap();
+            let kept = Kept::open(directory.path()).unwrap();
             let old = DenyList { version: 1, entries: BTreeSet::new() };
             old.write(&kept).unwrap();
             let new = old.with(Entry::TrustDomain(domain()), false, 9).unwrap().unwrap();

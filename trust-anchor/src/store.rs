@@ -164,7 +164,7 @@ mod tests {
     fn a_process_that_dies_at_any_step_publishes_the_old_bundle_or_the_new_and_never_an_older_sequence() {
         for steps in 0..40 {
             let directory = tempfile::tempdir().unwrap();
-            let mut store = Store::open(directory.path()).unwrap();
+            let store = Store::open(directory.path()).unwrap();
             let old = store.bundle(&[der(1)], &[], at(1000)).unwrap();
             store.kept.stop_after(steps);
             let published = store.bundle(&[der(2)], &[], at(2000));

@@ -58,7 +58,8 @@ pub struct Kept {
     key: hmac::Key,
     /// The key was made just now: files from before there were keys are taken as they are.
     fresh: bool,
-    stop: Option<Arc<AtomicI64>>,
+    /// Steps of the disk that are left; a test makes them few.
+    steps: Arc<AtomicI64>,
 }
 
 impl std::fmt::Debug for Kept {
@@ -83,13 +84,13 @@ impl Kept {
             Err(e) => return Err(e),
         };
         let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
-        Ok(Self { directory: directory.to_owned(), key, fresh, stop: None })
+        Ok(Self { directory: directory.to_owned(), key, fresh, steps: Arc::new(AtomicI64::new(i64::MAX)) })
     }
 
     /// For tests: lets `steps` steps of the disk happen, then fails for ever, as if the process had been killed there.
     #[cfg(any(test, feature = "testing"))]
-    pub fn stop_after(&mut self, steps: i64) {
-        self.stop = Some(Arc::new(AtomicI64::new(steps)));
+    pub fn stop_after(&self, steps: i64) {
+        self.steps.store(steps, Ordering::SeqCst);
     }
 
     /// The directory.
@@ -175,10 +176,12 @@ impl Kept {
     }
 
     fn step(&self) -> io::Result<()> {
-        match &self.stop {
-            Some(left) if left.fetch_sub(1, Ordering::SeqCst) <= 0 => Err(io::Error::other("stopped by a test")),
-            _ => Ok(()),
+        if self.steps.fetch_sub(1, Ordering::SeqCst) <= 0 {
+            // Nothing happens any more, not even what would mend what was left.
+            self.steps.store(0, Ordering::SeqCst);
+            return Err(io::Error::other("stopped by a test"));
         }
+        Ok(())
     }
 }
 
@@ -262,7 +265,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         Kept::open(directory.path()).unwrap();
         for steps in 0.. {
-            let mut kept = Kept::open(directory.path()).unwrap();
+            let kept = Kept::open(directory.path()).unwrap();
             kept.write("a.json", &json!({ "is": "old" })).unwrap();
             kept.stop_after(steps);
             let written = kept.write("a.json", &json!({ "is": "new" }));

@@ -128,7 +128,7 @@ fn many_who_append_at_once_are_all_in_the_chain_once() {
 #[test]
 fn what_cannot_be_written_is_refused_and_leaves_the_chain_whole() {
     let directory = filled(1);
-    let mut kept = Kept::open(directory.path()).unwrap();
+    let kept = Kept::open(directory.path()).unwrap();
     kept.stop_after(0);
     let audit = Audit::open(&kept, UNIX_EPOCH, |_| ()).unwrap();
     assert!(audit.append(entry("lost"), UNIX_EPOCH).is_err());
