@@ -1,6 +1,7 @@
 //! What fills the world: one file a source. Nothing here decides.
 
 pub mod catalog;
+pub mod endpoint;
 pub mod fabric;
 pub mod files;
 pub mod gateways;

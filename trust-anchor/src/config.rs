@@ -7,6 +7,7 @@ use hawser_api::{ClusterName, TrustDomain};
 use hawser_runtime::config::ProcessConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::federate::BundleEndpointConfig;
 use crate::issue::{GATEWAY_LIFETIME_MAX, WORKLOAD_LIFETIME_MAX};
 use crate::link::LinksConfig;
 
@@ -35,6 +36,9 @@ pub struct Config {
     /// Where Links lie; absent: no cluster can be linked by token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub links: Option<LinksConfig>,
+    /// Where the bundle is served to other SPIFFE software; absent: nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle_endpoint: Option<BundleEndpointConfig>,
     /// SPIFFE's Workload API; absent: it is not served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<WorkloadConfig>,

@@ -6,6 +6,7 @@
 //! root.crt, intermediate.crt ─▶ watch ─▶ drive ─▶ bundle, signer ────────┘──▶ WatchBundle to all processes
 //!                                          ▲
 //! operator ─▶ listen/operator ─▶ rotate (pure) ◀─ evidence: who has loaded what, what rests on what, the clocks
+//! any SPIFFE software ─▶ federate (https) ─▶ the bundle
 //! a stranger with a token ─▶ gateway ─▶ listen ─▶ link ─▶ a Link object
 //!
 //! processes that are not ours ─▶ workload (SPIFFE's Workload API, Envoy's SDS) ─▶ issue …
@@ -27,6 +28,7 @@ mod clocks;
 mod config;
 mod csr;
 mod drive;
+mod federate;
 mod hex;
 pub mod hierarchy;
 mod issue;
@@ -44,6 +46,7 @@ mod watch;
 mod workload;
 
 pub use config::{Config, WorkloadConfig};
+pub use federate::BundleEndpointConfig;
 
 /// Runs a trust anchor until it has drained.
 pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
@@ -58,6 +61,10 @@ pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
     let listener = listen::bind(&config.socket, 0o600)?;
     tracing::info!(socket = %config.socket.display(), cluster = %config.cluster, domain = %config.trust_domain, "listening");
     process.set_ready("listening", true);
+    if let Some(endpoint) = config.bundle_endpoint {
+        let listener = federate::bind(&endpoint).await?;
+        process.spawn(federate::serve(Arc::clone(&authority), listener, endpoint, process.clone()));
+    }
     let issuer = listen::serve(authority, listener, &process);
     match workload {
         Some(workload) => tokio::try_join!(issuer, workload).map(|_| ()),

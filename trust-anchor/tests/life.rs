@@ -91,6 +91,7 @@ impl Anchor {
             workload_ttl_seconds: self.workload_ttl,
             gateway_ttl_seconds: 1_000_000,
             links: None,
+            bundle_endpoint: None,
             workload: None,
         }
     }

@@ -16,6 +16,7 @@
 
 pub mod frame;
 pub mod handoff;
+pub mod https;
 pub mod identity;
 pub mod join;
 pub mod kept;

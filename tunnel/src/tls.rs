@@ -78,6 +78,10 @@ impl Identity {
         self.not_after
     }
 
+    pub(crate) fn certified(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.key)
+    }
+
     /// The chain that we present, leaf first.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.key.cert
@@ -381,4 +385,16 @@ fn changed(old: &Snapshot, trust: Trust) -> Option<Snapshot> {
         trust: Arc::new(trust),
         configs: Configs::default(),
     })
+}
+
+/// Our verifier over these anchors alone, for who asks without being anybody.
+pub(crate) fn verifier(
+    sources: BTreeMap<TrustDomain, Anchors>,
+    expect: Expect,
+    clock: Clock,
+) -> Result<Arc<dyn rustls::client::danger::ServerCertVerifier>, hawser_api::names::NameError> {
+    // Nobody's: each bundle is a peer's.
+    let nobody: TrustDomain = SERVER_NAME.parse()?;
+    let (trust, _) = Trust::new(nobody, sources, Denials::default(), clock());
+    Ok(Arc::new(config::Verifier::new(Arc::new(trust), expect)))
 }

@@ -1,10 +1,12 @@
 //! `Cluster`: what a standalone cluster's own machine needs. On Kubernetes the chart's values say the same.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::Metadata;
+use super::link::BundleProfile;
 use crate::names::{Namespace, TrustDomain};
 
 /// A standalone cluster; exactly one document a directory. `metadata.name` is the cluster's name.
@@ -36,6 +38,9 @@ pub struct ClusterSpec {
     /// The cluster's gateways, a process each.
     #[serde(default)]
     pub gateways: Vec<GatewaySpec>,
+    /// Where this cluster's bundle is served as a SPIFFE bundle endpoint; absent: nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle_endpoint: Option<BundleEndpointSpec>,
     /// The cluster's proxies, a process each.
     #[serde(default)]
     pub proxies: Vec<ProxySpec>,
@@ -54,6 +59,22 @@ pub struct CertificateSpec {
     /// Of gateways and the mirror controller, at most an hour.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway_ttl_seconds: Option<u64>,
+}
+
+/// A SPIFFE bundle endpoint of our own (SPIFFE Federation section 5).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BundleEndpointSpec {
+    /// Where it listens, TCP.
+    pub address: SocketAddr,
+    /// How it proves who it is.
+    pub profile: BundleProfile,
+    /// Of `https_web`: its certificate chain, a PEM file, relative to this file's folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// Of `https_web`: its key, a PEM file, relative to this file's folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
 }
 
 /// One gateway process.

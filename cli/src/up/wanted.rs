@@ -152,6 +152,12 @@ impl Here<'_> {
             "workloadTtlSeconds": certificates.workload_ttl_seconds,
             "gatewayTtlSeconds": certificates.gateway_ttl_seconds,
             "links": { "directory": self.cluster.links(), "objects": self.declared.directory },
+            "bundleEndpoint": self.declared.cluster.spec.bundle_endpoint.as_ref().map(|endpoint| json!({
+                "address": endpoint.address,
+                "profile": endpoint.profile,
+                "certificate": endpoint.certificate.as_ref().map(|file| self.declared.directory.join(file)),
+                "key": endpoint.key.as_ref().map(|file| self.declared.directory.join(file)),
+            })),
         });
         self.daemon(self.id(Kind::TrustAnchor, ""), None, own)
     }

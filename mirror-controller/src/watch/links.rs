@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hawser_api::bundle::Bundle;
 use hawser_api::objects::Link;
+use hawser_api::objects::link::BundleProfile;
 use hawser_api::{ClusterName, TrustDomain};
 use hawser_runtime::{Process, clock};
 use hawser_tunnel::pool::Dialer;
@@ -13,12 +15,13 @@ use hawser_tunnel::tls::Credentials;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::endpoint::{Endpoint, Taker};
 use super::{catalog, gateways, last_known};
 use crate::bundles::Bundles;
 use crate::fabric::Fabric;
 use crate::metrics::Metrics;
 use crate::plan::Plan;
-use crate::world::{Catalog, PeerState, Store, World};
+use crate::world::{Catalog, PeerState, Source, Store, World};
 
 /// A catalog that changes all the time is written no more often than this.
 const SAVE_PAUSE: Duration = Duration::from_secs(1);
@@ -128,7 +131,14 @@ impl Links {
             self.store.clone(),
             self.metrics.clone(),
         );
-        for task in [Box::pin(client.run()) as Task, Box::pin(probes), Box::pin(self.clone().save(name.clone()))] {
+        let mut tasks: Vec<Task> =
+            vec![Box::pin(client.run()), Box::pin(probes), Box::pin(self.clone().save(name.clone()))];
+        if let Some(endpoint) = link.spec.bundle_endpoint.clone() {
+            let taker = Offers { peer: name.clone(), profile: endpoint.profile, links: self.clone() };
+            let endpoint = Endpoint { peer: name.clone(), domain: domain.clone(), endpoint };
+            tasks.push(Box::pin(endpoint.follow(taker)));
+        }
+        for task in tasks {
             let (stop, drain) = (stop.clone(), process.drain.clone());
             process.spawn(async move {
                 tokio::select! {
@@ -182,6 +192,38 @@ impl Links {
                 return;
             }
         }
+    }
+}
+
+/// Takes what a bundle endpoint says to where it is judged.
+struct Offers {
+    peer: ClusterName,
+    profile: BundleProfile,
+    links: Links,
+}
+
+impl Offers {
+    fn source(&self) -> Source {
+        match self.profile {
+            BundleProfile::HttpsWeb => Source::HttpsWeb,
+            BundleProfile::HttpsSpiffe => Source::HttpsSpiffe,
+        }
+    }
+}
+
+impl Taker for Offers {
+    fn held(&self) -> Option<Bundle> {
+        let world = self.links.store.now();
+        world.peers.get(&self.peer)?.bundle.as_ref().map(|held| held.bundle.clone())
+    }
+
+    async fn offer(&self, document: &str) -> Result<(), String> {
+        let offered = self.links.bundles.offer(&self.peer, self.source(), document).await;
+        offered.map(|_| ()).map_err(|refusal| refusal.to_string())
+    }
+
+    fn trouble(&self, why: &str) {
+        self.links.bundles.trouble(&self.peer, self.source(), Some(why));
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::{Rules, VirtualNetwork, metadata};
 use crate::bundle::Bundle;
 use crate::names::{ClusterName, ServiceName, TrustDomain};
-use crate::objects::cluster::{Cluster, ProxySpec};
+use crate::objects::cluster::{BundleEndpointSpec, Cluster, ProxySpec};
 use crate::objects::link::{BundleProfile, BundleUpdates, Link};
 use crate::objects::policy::FailoverPolicy;
 
@@ -31,6 +31,9 @@ pub(super) fn cluster(rules: &mut Rules, cluster: &Cluster) {
         rules.once(&mut names, gateway.name.clone(), index, &at("name"));
         rules.once(&mut addresses, gateway.listen, index, &at("listen"));
         fixed_port(rules, gateway.listen, &at("listen"));
+    }
+    if let Some(endpoint) = &cluster.spec.bundle_endpoint {
+        own_endpoint(rules, endpoint);
     }
     proxies(rules, &cluster.spec.proxies);
     let mut names = BTreeMap::new();
@@ -121,6 +124,17 @@ fn lifetime(rules: &mut Rules, seconds: Option<u64>, name: &str, most: u64) {
     let field = format!("spec.certificates.{name}");
     let within = seconds.is_none_or(|seconds| (1..=most).contains(&seconds));
     rules.must(within, &field, "is no life of a certificate", &format!("give seconds from 1 to {most}"));
+}
+
+fn own_endpoint(rules: &mut Rules, endpoint: &BundleEndpointSpec) {
+    fixed_port(rules, endpoint.address, "spec.bundleEndpoint.address");
+    let web = endpoint.profile == BundleProfile::HttpsWeb;
+    for (file, field) in [(&endpoint.certificate, "certificate"), (&endpoint.key, "key")] {
+        let at = format!("spec.bundleEndpoint.{field}");
+        rules.must(!web || file.is_some(), &at, "is missing", "https_web needs certificate and key, PEM files");
+        let remedy = "take it out, or write profile: https_web";
+        rules.must(web || file.is_none(), &at, "is not looked at by https_spiffe, which uses an SVID", remedy);
+    }
 }
 
 /// SPIFFE Federation section 5.2: three parameters, none inferred from another.
