@@ -18,6 +18,8 @@ use crate::limits::Slot;
 /// A tunnel is replaced after this long even where certificates last longer, so that none outlives what it was built
 /// on: anchors, limits, addresses.
 const TUNNEL_MAX_AGE: Duration = Duration::from_secs(3600);
+/// After a renewal of our own certificate, the longest that tunnels are still given new streams.
+const RENEWED: Duration = Duration::from_secs(5);
 /// How long a peer that may not come in may take to ask, so that it can be told why.
 const TURN_AWAY: Duration = Duration::from_secs(5);
 /// What is left when the drain is over gets this long to send its last bytes.
@@ -84,7 +86,8 @@ async fn tunnel(gateway: Arc<Gateway>, incoming: Incoming, slot: Slot, tasks: Ta
 async fn opens(gateway: &Arc<Gateway>, mut tunnel: Tunnel, caller: &Arc<Caller>, tasks: &TaskTracker) {
     let mut changes = gateway.changes.subscribe();
     let age = sleep(max_age(gateway, caller));
-    tokio::pin!(age);
+    let renewed = renewed(gateway);
+    tokio::pin!(age, renewed);
     let mut leaving = false;
     loop {
         tokio::select! {
@@ -93,6 +96,11 @@ async fn opens(gateway: &Arc<Gateway>, mut tunnel: Tunnel, caller: &Arc<Caller>,
                 None => break,
             },
             () = gateway.draining.cancelled(), if !leaving => {
+                leaving = true;
+                tunnel.go_away();
+            }
+            // What rests on the old one is not to last until that ends: its issuer may wait to retire.
+            () = &mut renewed, if !leaving => {
                 leaving = true;
                 tunnel.go_away();
             }
@@ -114,6 +122,19 @@ async fn opens(gateway: &Arc<Gateway>, mut tunnel: Tunnel, caller: &Arc<Caller>,
     }
 }
 
+/// Until our certificate is another than that of the tunnel, and a moment more: the peers of one gateway do not all come
+/// at once.
+async fn renewed(gateway: &Gateway) {
+    let own = || gateway.credentials.identity().and_then(|identity| identity.chain().first().cloned());
+    let (before, mut generation) = (own(), gateway.credentials.generation());
+    while own() == before {
+        if generation.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+    sleep(RENEWED.mul_f64(rand::random_range(0.0..1.0))).await;
+}
+
 /// Until the first of: the peer's certificate ends, ours ends, the maximum age.
 fn max_age(gateway: &Gateway, caller: &Caller) -> Duration {
     let now = clock::now();
@@ -125,7 +146,7 @@ fn max_age(gateway: &Gateway, caller: &Caller) -> Duration {
 fn welcome(gateway: &Gateway, caller: &Caller) -> bool {
     let linked = admit::link(&gateway.tables.load(), caller.peer.id()).is_ok_and(|peer| peer.cluster == caller.link);
     // A certificate that merely ended is the maximum age's matter: its streams may end in their own time.
-    linked && (clock::now() >= caller.peer.not_after() || gateway.credentials.still_trusts(&caller.peer))
+    linked && gateway.credentials.still_anchored(&caller.peer)
 }
 
 /// Tells a peer that may not come in why, if it asks soon.

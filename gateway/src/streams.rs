@@ -154,7 +154,7 @@ pub fn verdict(tables: &Tables, credentials: &Credentials, live: &Live, now: Sys
         return Some(if refusal.code == Code::NotLinked { "not_linked" } else { "not_exported" });
     }
     let over = expired(live, now);
-    over.or_else(|| (now < live.peer.not_after() && !credentials.still_trusts(&live.peer)).then_some("untrusted"))
+    over.or_else(|| (!credentials.still_anchored(&live.peer)).then_some("untrusted"))
 }
 
 /// Whether its certificate ended too long ago.

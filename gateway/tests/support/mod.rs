@@ -37,6 +37,7 @@ pub(crate) struct Door {
     pub(crate) address: SocketAddr,
     pub(crate) process: Process,
     pub(crate) served: JoinHandle<()>,
+    pub(crate) credentials: Credentials,
     resources: BTreeMap<String, Arc<Resource>>,
     tables: watch::Sender<Arc<Table>>,
     status: watch::Receiver<Status>,
@@ -53,11 +54,11 @@ impl Door {
         let (tables, seen) = watch::channel(Arc::new(Table::default()));
         let (status_to, status) = watch::channel(Status::default());
         let credentials = pki.credentials("east", "/ns/hawser-system/sa/gateway");
-        let sources = Sources { credentials, tables: seen, status: status_to };
+        let sources = Sources { credentials: credentials.clone(), tables: seen, status: status_to };
         let bound = hawser_gateway::bind(&config(limits), sources, &process).await.unwrap();
         let address = bound.local_addr();
         let served = tokio::spawn(bound.serve());
-        let mut door = Self { pki, address, process, served, resources: BTreeMap::new(), tables, status };
+        let mut door = Self { pki, address, process, served, credentials, resources: BTreeMap::new(), tables, status };
         door.link("west");
         door.publish().await;
         door

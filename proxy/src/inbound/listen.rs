@@ -26,6 +26,8 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// A caller is asked to open another session this long before its certificate ends (or a tenth of what is left, if that
 /// is less), so that streams can end by themselves.
 const EARLY: Duration = Duration::from_secs(60);
+/// After a renewal of our own certificate, the longest that sessions are still given new streams.
+const RENEWED: Duration = Duration::from_secs(5);
 /// For the last frame of a session that is ended.
 const GOODBYE: Duration = Duration::from_millis(100);
 /// What streams need to notice that their session is over and to leave their records.
@@ -142,14 +144,29 @@ impl Inbound {
         }
     }
 
-    /// Waits until callers should open another session: this process drains, or the caller's certificate ends soon.
+    /// Waits until callers should open another session: this process drains, a certificate ends soon, or we have a newer
+    /// one: what rests on the old one is not to last until that ends, its issuer may wait to retire.
     async fn leave(&self, session: &Session) {
         let remaining = session.remaining();
         let early = tokio::time::sleep(remaining.saturating_sub(EARLY.min(remaining / 10)));
         tokio::select! {
             () = self.context.process.drain.cancelled() => {}
             () = early => {}
+            () = self.renewed() => {}
         }
+    }
+
+    /// Until we have another certificate than now, and a moment more: not all callers come at once.
+    async fn renewed(&self) {
+        let credentials = &self.context.credentials;
+        let own = || credentials.identity().and_then(|identity| identity.chain().first().cloned());
+        let (before, mut generation) = (own(), credentials.generation());
+        while own() == before {
+            if generation.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+        tokio::time::sleep(RENEWED.mul_f64(rand::random_range(0.0..1.0))).await;
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hawser_api::{ClusterName, Code, Refusal, ServicePort, SpiffeId};
 use hawser_runtime::clock;
@@ -65,6 +65,8 @@ pub(super) struct Session {
     pub peer: VerifiedPeer,
     /// The caller's identity as the application sees it.
     pub client_id: http::HeaderValue,
+    /// When the first of the caller's certificate and ours ends.
+    ends: SystemTime,
     /// Fires when the session is no longer admitted.
     pub cut: CancellationToken,
     /// `shared` or `dedicated`.
@@ -154,6 +156,7 @@ impl Sessions {
         let client_id = http::HeaderValue::from_str(peer.id().as_str())
             .map_err(|_| Refusal::new(Code::BadRequest, "the caller's identity is no header value", "issue another"))?;
         let cluster = cluster_of(peer.id(), context);
+        let own = context.credentials.identity();
         let mut live = self.live.lock();
         let caller = live.callers.get(peer.id()).cloned().unwrap_or_default();
         let full = live.sessions.len() >= self.limits.sessions;
@@ -164,6 +167,7 @@ impl Sessions {
         live.callers.insert(peer.id().clone(), caller.clone());
         let session = Arc::new(Session {
             client_id,
+            ends: own.map_or(peer.not_after(), |own| own.not_after().min(peer.not_after())),
             cut: CancellationToken::new(),
             form,
             cluster,
@@ -282,8 +286,8 @@ impl Session {
         paths.entry(endpoint.clone()).or_insert_with(make).clone()
     }
 
-    /// How long the caller's certificate still holds.
+    /// How long both certificates still hold.
     pub(super) fn remaining(&self) -> Duration {
-        self.peer.not_after().duration_since(clock::now()).unwrap_or(Duration::ZERO)
+        self.ends.duration_since(clock::now()).unwrap_or(Duration::ZERO)
     }
 }

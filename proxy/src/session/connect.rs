@@ -54,6 +54,7 @@ async fn to_member(context: &Arc<Context>, pool: &Arc<Pool>, member: &Arc<Member
     let session = seal(context, pool, member, reached).await?;
     member.session.store(Some(session.clone()));
     pool.track(&session.hold);
+    still_trusted(context, &session.hold);
     Ok(session)
 }
 
@@ -79,6 +80,7 @@ async fn to_any(context: &Arc<Context>, pool: &Arc<Pool>) -> Result<(Arc<Member>
     let session = seal(context, pool, &member, reached).await?;
     member.session.store(Some(session.clone()));
     pool.joined(&member, &session, ready);
+    still_trusted(context, &session.hold);
     Ok((member, session))
 }
 
@@ -171,7 +173,15 @@ fn life(context: &Context, peer: &VerifiedPeer) -> Life {
 pub(crate) fn hold(context: &Context, pool: &Pool, peer: &VerifiedPeer) -> Arc<Hold> {
     let hold = Arc::new(Hold::new(peer.clone(), life(context, peer)));
     pool.track(&hold);
+    still_trusted(context, &hold);
     hold
+}
+
+/// Whoever lost our trust during the handshake was not listed when the others were checked.
+fn still_trusted(context: &Context, hold: &Hold) {
+    if !context.credentials.still_trusts(&hold.peer) {
+        hold.cut(Code::NotLinked);
+    }
 }
 
 pub(crate) async fn in_time<T>(

@@ -145,6 +145,9 @@ impl Session {
     }
 }
 
+/// A session that is as old gets no new streams: the next one's handshake looks at the certificates again.
+const AGE_MAX: Duration = Duration::from_secs(3600);
+
 /// How long a session may live.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Life {
@@ -157,13 +160,14 @@ pub(super) struct Life {
 }
 
 impl Life {
-    /// Until the first of both certificates ends; new streams go elsewhere a little before that.
+    /// Until the first of both certificates ends; new streams go elsewhere a little before that, and after an hour.
     pub(super) fn new(now: SystemTime, own: SystemTime, peer: SystemTime) -> Self {
         let not_after = own.min(peer);
         let left = not_after.duration_since(now).unwrap_or_default();
         // A minute lets most requests end by themselves; of a certificate that is as short as a test's, a quarter.
         let early = (left / 4).min(Duration::from_secs(60));
-        Self { not_after, retire_at: not_after.checked_sub(early).unwrap_or(not_after), own_not_after: own }
+        let retire_at = not_after.checked_sub(early).unwrap_or(not_after).min(now + AGE_MAX);
+        Self { not_after, retire_at, own_not_after: own }
     }
 }
 

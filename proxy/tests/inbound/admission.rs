@@ -148,6 +148,58 @@ async fn a_peer_that_is_unlinked_loses_its_sessions() {
     eventually(|| proxy.context.streams.count() == 0).await;
 }
 
+/// One live stream of a shared session and one dedicated session of `west`; the callers are denied.
+async fn denied(denials: hawser_tunnel::tls::Denials) {
+    let app = App::bind().await;
+    let proxy = Proxy::checkout(&app).await;
+    let changes = hawser_proxy::watch::Changes::register(&mut proxy.context.process.registry.lock());
+    tokio::spawn(hawser_proxy::watch::identity(proxy.inbound.clone(), changes.into()));
+    let client = proxy.caller().await;
+    let (response, _body) = send(&client, ask(CHECKOUT).method("CONNECT").uri("a:1"), false).await;
+    let _connection = app.accept().await;
+    let mut recv = in_time(response).await.unwrap().into_body();
+    let _dedicated = proxy.dedicated("west", CHECKOUT).await.unwrap();
+    let mut carried = app.accept().await;
+    let begun = std::time::Instant::now();
+    proxy.context.credentials.set_denied(denials);
+    assert!(in_time(recv.data()).await.unwrap().is_err());
+    carried.rest().await;
+    eventually(|| proxy.context.streams.count() == 0).await;
+    assert!(begun.elapsed() < std::time::Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_denied_caller_loses_its_sessions_within_a_second() {
+    let identities = [id("west", WEB)].into();
+    denied(hawser_tunnel::tls::Denials { identities, ..Default::default() }).await;
+    let trust_domains = [hawser_tunnel::testing::domain("west")].into();
+    denied(hawser_tunnel::tls::Denials { trust_domains, ..Default::default() }).await;
+}
+
+#[tokio::test]
+async fn callers_are_asked_to_come_again_when_the_server_has_a_new_certificate() {
+    let app = App::bind().await;
+    let proxy = Proxy::checkout(&app).await;
+    let client = proxy.caller().await;
+    let (response, _body) = send(&client, ask(CHECKOUT).method("CONNECT").uri("a:1"), false).await;
+    let mut connection = app.accept().await;
+    let mut recv = in_time(response).await.unwrap().into_body();
+    proxy.context.credentials.set_identity(proxy.pki.identity("east", SERVER));
+    // New streams are not taken any more, in a few seconds; the live one goes on.
+    in_time(async {
+        while let Ok(mut ready) = client.requests.clone().ready().await {
+            let Ok((response, _)) = ready.send_request(ask("shop/ghost:80").body(()).unwrap(), true) else { break };
+            if response.await.is_err() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    connection.write("still").await;
+    assert_eq!(in_time(recv.data()).await.unwrap().unwrap(), "still");
+}
+
 #[tokio::test]
 async fn a_drain_lets_live_streams_end_and_takes_no_new_ones() {
     let app = App::bind().await;

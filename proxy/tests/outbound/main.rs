@@ -5,6 +5,7 @@
 mod basics;
 mod http;
 mod lifecycle;
+mod lifetimes;
 mod support;
 mod trouble;
 mod upgrade;

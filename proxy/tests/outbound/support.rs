@@ -23,6 +23,7 @@ use hawser_tunnel::open::OpenedAnswer;
 use hawser_tunnel::pool::GatewayPath;
 use hawser_tunnel::splice::{Permit, Traffic, splice};
 use hawser_tunnel::testing::{Pki, domain, id};
+use hawser_tunnel::tls::Credentials;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -334,6 +335,7 @@ pub(crate) struct Gateway {
     pub(crate) hangs: Arc<AtomicBool>,
     /// Opens are refused with this code.
     pub(crate) refuses: Arc<parking_lot::Mutex<Option<Code>>>,
+    pub(crate) credentials: Credentials,
     stop: CancellationToken,
 }
 
@@ -349,7 +351,7 @@ impl Gateway {
     pub(crate) async fn new(lab: &Lab, name: &str, servers: &[&Server], transport: Transport) -> Self {
         let credentials = lab.pki.linked("east", "/ns/hawser-system/sa/gateway", &["west"]);
         let address = "127.0.0.1:0".parse().unwrap();
-        let listener = TunnelListener::bind(address, credentials, ListenConfig::default()).await.unwrap();
+        let listener = TunnelListener::bind(address, credentials.clone(), ListenConfig::default()).await.unwrap();
         let address = listener.local_addr();
         let endpoints = servers.iter().enumerate().map(|(at, server)| (format!("far{at}"), server.address)).collect();
         let inside = Inside {
@@ -361,7 +363,7 @@ impl Gateway {
         let stop = CancellationToken::new();
         let (opens, hangs, refuses) = (inside.opens.clone(), inside.hangs.clone(), inside.refuses.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(serve(listener, inside)));
-        Self { name: name.into(), address, transport, opens, hangs, refuses, stop }
+        Self { name: name.into(), address, transport, opens, hangs, refuses, credentials, stop }
     }
 
     /// As by kill -9.

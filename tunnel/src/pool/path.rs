@@ -15,7 +15,7 @@ use super::warm::Warm;
 use super::{Failure, GatewayPath, Opened, Opening, Shared, Tasks};
 use crate::quic::Link;
 use crate::tcp::{OpenFailure, Session};
-use crate::tls::{Expect, HandshakeError, VerifiedPeer};
+use crate::tls::{Credentials, Expect, HandshakeError, VerifiedPeer};
 
 /// No connection is used for new streams for longer, so that a change that nobody announced is noticed.
 const CONNECTION_LIFETIME: Duration = Duration::from_secs(3600);
@@ -162,7 +162,7 @@ impl Path {
     }
 
     /// The live connection or a new one. Concurrent callers share one connect, and its failure.
-    pub(super) async fn link(&self) -> Result<Link, Failure> {
+    pub(super) async fn link(self: &Arc<Self>) -> Result<Link, Failure> {
         if let Some(link) = self.live_link() {
             return Ok(link);
         }
@@ -179,10 +179,10 @@ impl Path {
         match self.connect_quic().await {
             Ok(held) => {
                 *last_failure = None;
-                self.spawn(held.link.clone().keep(self.shared.credentials.clone()));
                 if let Some(old) = self.link.lock().replace(held.clone()) {
                     old.link.retire();
                 }
+                self.spawn(keep(Arc::downgrade(self), held.link.clone(), self.shared.credentials.clone()));
                 Ok(held.link)
             }
             Err(failure) => {
@@ -204,7 +204,7 @@ impl Path {
     }
 
     /// Over QUIC and nothing else. A connection that is found dead, or whose gateway takes no more, is replaced once.
-    pub(super) async fn open_quic(&self, frame: Bytes) -> Result<Opened, Failure> {
+    pub(super) async fn open_quic(self: &Arc<Self>, frame: Bytes) -> Result<Opened, Failure> {
         if let Some(link) = self.live_link() {
             let again = async {
                 self.forget_link(&link);
@@ -309,6 +309,14 @@ impl Path {
 
     pub(super) fn with_warm<T>(&self, act: impl FnOnce(&mut Warm) -> T) -> T {
         act(&mut self.warm.lock())
+    }
+}
+
+/// Looks after a connection, and forgets it when it is over: what is over rests on nobody's certificate any more.
+async fn keep(path: Weak<Path>, link: Link, credentials: Credentials) {
+    link.clone().keep(credentials).await;
+    if let Some(path) = path.upgrade() {
+        path.forget_link(&link);
     }
 }
 

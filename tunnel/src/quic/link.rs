@@ -106,7 +106,7 @@ impl Link {
     /// A certificate that merely runs out is no reason to cut: the connection gets no new streams and drains.
     async fn distrusted(&self, credentials: &Credentials) {
         let mut generation = credentials.generation();
-        while credentials.now() >= self.peer.not_after() || credentials.still_trusts(&self.peer) {
+        while credentials.still_anchored(&self.peer) {
             if generation.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
