@@ -16,7 +16,7 @@ test: test-tools
 	$(CARGO) test --locked --workspace --exclude hawser-e2e --no-fail-fast
 	# Whole fabrics one after the other: each is a dozen processes, and some tests hold bounds in time.
 	$(CARGO) test --locked --workspace --no-fail-fast --test corpus --test enforced --test faults --test foreign \
-	  --test layers --test standalone -- --test-threads=1
+	  --test layers --test standalone --test workload -- --test-threads=1
 
 test-tools:
 	@e2e/install-tools

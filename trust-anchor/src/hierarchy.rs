@@ -301,7 +301,12 @@ fn validity(cert: &X509Certificate<'_>) -> (SystemTime, SystemTime) {
     (time(cert.validity().not_before), time(cert.validity().not_after))
 }
 
-fn authority(name: &str, key: &impl PublicKeyData, now: SystemTime, not_after: SystemTime) -> CertificateParams {
+pub(crate) fn authority(
+    name: &str,
+    key: &impl PublicKeyData,
+    now: SystemTime,
+    not_after: SystemTime,
+) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = distinguished(name, key);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];

@@ -5,17 +5,17 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
-use hawser_api::SpiffeId;
 use hawser_api::bundle::Bundle;
+use hawser_api::{SpiffeId, TrustDomain};
 use hawser_runtime::clock;
 use hawser_tunnel::tls::{Anchors, Credentials};
 use hawser_tunnel::verify::AuthorityId;
-use rcgen::{Issuer, KeyPair, PublicKeyData};
+use rcgen::{BasicConstraints, IsCa, Issuer, KeyPair, PublicKeyData, SanType};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::hex;
-use crate::hierarchy::{HierarchyError, names, read_certificates, read_key};
+use crate::hierarchy::{HierarchyError, authority, names, read_certificates, read_key};
 use crate::issue::Template;
 
 /// The certificate and key that sign leaves.
@@ -98,6 +98,23 @@ impl Intermediate {
         let serial = params.serial_number.as_ref().map(|serial| hex::encode(&serial.to_bytes())).unwrap_or_default();
         let leaf = params.signed_by(&template.public_key, &self.issuer)?;
         Ok(Leaf { chain: vec![leaf.der().clone(), self.der.clone()], serial })
+    }
+
+    /// Its name and key as an authority of their own, without a name constraint; `None` where its name cannot be written
+    /// again as it is.
+    ///
+    /// For verifiers that refuse every chain with a URI name constraint, whatever it says (webpki). It is for those alone
+    /// who take it for this one trust domain and hold leaves to that, as SPIFFE's libraries do.
+    pub(crate) fn as_anchor(&self, domain: &TrustDomain) -> Option<CertificateDer<'static>> {
+        let key = self.issuer.key();
+        let mut params = authority(domain.as_str(), key, clock::now(), self.not_after);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.subject_alt_names = vec![SanType::URI(domain.id().try_into().ok()?)];
+        let der = params.signed_by(key, &self.issuer).ok()?.der().clone();
+        let (_, ours) = X509Certificate::from_der(&self.der).ok()?;
+        let (_, alike) = X509Certificate::from_der(&der).ok()?;
+        let same = |cert: &X509Certificate<'_>| cert.subject().as_raw() == ours.subject().as_raw();
+        (same(&alike) && alike.issuer().as_raw() == ours.subject().as_raw()).then(|| der.clone())
     }
 
     /// Its certificate.

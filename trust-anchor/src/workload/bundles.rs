@@ -8,6 +8,7 @@ use hawser_api::TrustDomain;
 use hawser_api::bundle::Bundle;
 use hawser_api::proto::issuer::FabricReport;
 use hawser_tunnel::verify::Anchor;
+use rustls_pki_types::CertificateDer;
 
 use super::entries::Entry;
 
@@ -20,6 +21,8 @@ const BUNDLE_MAX: usize = 1024 * 1024;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Trusted {
     pub(super) own: Bundle,
+    /// Our intermediates as anchors of their own, beside the roots.
+    pub(super) direct: Vec<CertificateDer<'static>>,
     /// By the link's name.
     foreign: BTreeMap<String, (TrustDomain, Bundle)>,
 }
@@ -54,7 +57,12 @@ impl Trusted {
                 Err(reason) => drop(left_out.insert(peer.cluster.clone(), reason)),
             }
         }
-        (Self { own: own_bundle, foreign }, left_out)
+        (Self { own: own_bundle, direct: Vec::new(), foreign }, left_out)
+    }
+
+    /// Our own anchors: the roots, and the intermediates by themselves for verifiers that cannot judge their constraint.
+    pub(super) fn own_anchors(&self) -> impl Iterator<Item = &[u8]> {
+        self.own.x509_authorities.iter().map(Vec::as_slice).chain(self.direct.iter().map(AsRef::as_ref))
     }
 
     /// The foreign trust domains of these entries. Never our own: clients would put it in its own place.

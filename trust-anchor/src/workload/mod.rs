@@ -12,18 +12,22 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use hawser_api::TrustDomain;
+use hawser_api::proto::issuer::Bundle;
 use hawser_runtime::{Process, clock};
+use hawser_tunnel::verify::AuthorityId;
+use rustls_pki_types::CertificateDer;
 use tokio::sync::{Semaphore, watch as channel};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::Authority;
 use crate::config::WorkloadConfig;
+use crate::issue::WORKLOAD_LIFETIME_MAX;
 
 mod attest;
 mod bundles;
@@ -124,12 +128,32 @@ impl Workload {
     }
 }
 
+/// Intermediates as anchors, by key, each until nothing that it signed holds: a day after it was last seen to sign.
+#[derive(Default)]
+struct Direct(Vec<(AuthorityId, CertificateDer<'static>, SystemTime)>);
+
+impl Direct {
+    fn turn(&mut self, workload: &Workload, told: &Bundle, now: SystemTime) {
+        let signer = workload.authority.intermediate.load_full();
+        let until = now + WORKLOAD_LIFETIME_MAX;
+        if let Some(signer) = signer.filter(|signer| now < signer.not_after()) {
+            match self.0.iter_mut().find(|(id, ..)| *id == signer.id()) {
+                Some((.., end)) => *end = until.min(signer.not_after()),
+                None => self.0.extend(signer.as_anchor(workload.own()).map(|der| (signer.id(), der, until))),
+            }
+        }
+        let denied = told.denied.as_ref().map(|denied| denied.authorities.as_slice()).unwrap_or_default();
+        self.0.retain(|(id, _, end)| now < *end && !denied.iter().any(|denied| denied == &id.0));
+    }
+}
+
 /// Keeps what workloads are told up to date.
 async fn refresh(workload: Arc<Workload>) {
     // Of the bundle, of the deny-list, and of whoever is to renew early.
     let mut announced = workload.authority.watch();
     let mut fabric = workload.authority.fabric.subscribe();
     let mut decided = (None, None);
+    let mut direct = Direct::default();
     let mut left_out = std::collections::BTreeMap::new();
     loop {
         let now = clock::now();
@@ -140,7 +164,9 @@ async fn refresh(workload: Arc<Workload>) {
         let document = workload.authority.bundle.borrow().clone();
         let report = fabric.borrow_and_update().clone();
         let report = report.map(|(report, _)| report).unwrap_or_default();
-        let (trusted, without) = Trusted::of(workload.own(), &document, &report, now);
+        let (mut trusted, without) = Trusted::of(workload.own(), &document, &report, now);
+        direct.turn(&workload, &told, now);
+        trusted.direct = direct.0.iter().map(|(_, der, _)| der.clone()).collect();
         if without != left_out {
             for (link, reason) in &without {
                 tracing::warn!(link, "workloads are not given this peer's bundle: {reason}");

@@ -176,7 +176,9 @@ fn secrets(workload: &Workload, entries: &[Entry], names: &[String], now: System
     let svids = super::service::svids(workload, entries, now)?;
     let again = svids.iter().map(|(_, svid)| svid.look_again(now)).min().unwrap_or(SELDOM);
     let trusted = workload.trusted.load();
-    let own = (workload.own(), &trusted.own);
+    let own_bundle =
+        Bundle { x509_authorities: trusted.own_anchors().map(<[u8]>::to_vec).collect(), ..Bundle::default() };
+    let own = (workload.own(), &own_bundle);
     let mut secrets = Vec::new();
     let wanted = |name: &str| names.is_empty() || names.iter().any(|wanted| wanted == name);
     let mut add = |name: &str, kind: Type| {

@@ -177,7 +177,7 @@ pub(super) fn svids(
 fn x509_svids(workload: &Workload, entries: &[Entry], now: SystemTime) -> Message<X509svidResponse> {
     let svids = svids(workload, entries, now)?;
     let trusted = workload.trusted.load();
-    let bundle = concatenated(&trusted.own);
+    let bundle: Vec<u8> = trusted.own_anchors().flatten().copied().collect();
     let again = svids.iter().map(|(_, svid)| svid.look_again(now)).min().unwrap_or(SELDOM);
     let mut message = X509svidResponse { federated_bundles: foreign(workload, entries), ..X509svidResponse::default() };
     for (entry, svid) in svids {
@@ -201,7 +201,7 @@ fn foreign(workload: &Workload, entries: &[Entry]) -> BTreeMap<String, Vec<u8>> 
 
 fn x509_bundles(workload: &Workload, entries: &[Entry], _: SystemTime) -> Message<X509BundlesResponse> {
     let mut bundles = foreign(workload, entries);
-    bundles.insert(workload.own().id(), concatenated(&workload.trusted.load().own));
+    bundles.insert(workload.own().id(), workload.trusted.load().own_anchors().flatten().copied().collect());
     Ok((X509BundlesResponse { crl: Vec::new(), bundles }, SELDOM))
 }
 
