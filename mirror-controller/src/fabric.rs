@@ -170,6 +170,8 @@ impl Fabric {
     /// A peer said this of our bundle.
     pub fn acknowledged(&self, peer: &ClusterName, told: TrustAcknowledgement, at_ms: i64) {
         self.peer(peer, |peer| {
+            // As far as its way here took, its clock is more ahead than this.
+            peer.clock_ahead_ms = (told.now_ms > 0).then(|| told.now_ms.saturating_sub(at_ms));
             peer.acknowledgement = Some(told);
             peer.seen_ms = at_ms;
         });

@@ -31,6 +31,8 @@ pub(super) struct Svid {
     pub(super) not_after: SystemTime,
     /// When another should take its place: half its life, ten per cent more or less, so that not all come at once.
     pub(super) renew_at: SystemTime,
+    /// Its own serial number.
+    serial: String,
     /// Serial of the intermediate that signed it.
     issuer: String,
 }
@@ -59,7 +61,8 @@ impl Svids {
         if let Some(svid) = known.as_ref().filter(|svid| now < svid.renew_at && issuer.as_ref() == Some(&svid.issuer)) {
             return Ok(Arc::clone(svid));
         }
-        match mint(authority, entry, now) {
+        let replaces = known.as_ref().map(|svid| svid.serial.clone()).unwrap_or_default();
+        match mint(authority, entry, replaces, now) {
             Ok(svid) => {
                 let svid = Arc::new(svid);
                 *slot = Some((entry.clone(), Arc::clone(&svid)));
@@ -85,7 +88,7 @@ impl Svid {
     }
 }
 
-fn mint(authority: &Authority, entry: &Entry, now: SystemTime) -> Result<Svid, Refused> {
+fn mint(authority: &Authority, entry: &Entry, replaces: String, now: SystemTime) -> Result<Svid, Refused> {
     let failed = |error: rcgen::Error| Refused::Failed(error.to_string());
     let (intermediate, mut terms) = authority.terms(now)?;
     authority.may_have(&entry.id)?;
@@ -97,10 +100,11 @@ fn mint(authority: &Authority, entry: &Entry, now: SystemTime) -> Result<Svid, R
     let mut template = issue(request, &entry.id, &terms, now)?;
     template.dns_names.clone_from(&entry.dns_names);
     let caller = Caller { spiffe_id: entry.id.to_string(), via: Via::WorkloadApi.as_str().into(), ..Caller::default() };
-    let leaf = authority.certify(&intermediate, &template, Record { caller, ..Record::default() }, now)?;
+    let leaf = authority.certify(&intermediate, &template, Record { caller, replaces, ..Record::default() }, now)?;
     let life = template.not_after.duration_since(now).unwrap_or_default();
     Ok(Svid {
         chain: leaf.chain,
+        serial: leaf.serial,
         key: Zeroizing::new(key.serialize_der()),
         not_after: template.not_after,
         renew_at: now + life.mul_f64(0.5 * (0.9 + 0.2 * rand::random::<f64>())),
