@@ -27,6 +27,8 @@ use crate::state::State;
 const LOOK: Duration = Duration::from_millis(300);
 /// States that all clusters reach before one of them goes further. From active to draining each goes by itself.
 const LOCKSTEP: [&str; 5] = ["prepared", "published", "proved", "draining", "retired"];
+/// Who is named while others wait for them; `hawser trust status` names all.
+const NAMED: usize = 8;
 const STATES: [&str; 7] = ["idle", "prepared", "published", "proved", "active", "draining", "retired"];
 
 /// What is replaced.
@@ -143,8 +145,11 @@ fn waits(rotation: &Rotation) {
         return;
     }
     print::note(format!("  waits: {}", rotation.refusal));
-    for missing in &rotation.missing {
-        print::note(format!("    {}: {} (sequence {})", missing.who, missing.why, missing.last_sequence));
+    for missing in rotation.missing.iter().take(NAMED) {
+        print::note(format!("    {}: {}", missing.who, missing.why));
+    }
+    if let Some(more @ 1..) = rotation.missing.len().checked_sub(NAMED) {
+        print::note(format!("    and {more} more: hawser trust status"));
     }
     print::note(format!("  hint: {}", rotation.remedy));
 }
@@ -325,7 +330,8 @@ impl Driver {
                 if rank(&rotation.state) >= rank(state) {
                     break;
                 }
-                let now = format!("{} {} {:?}", rotation.state, rotation.refusal, rotation.missing);
+                let who: Vec<_> = rotation.missing.iter().map(|missing| missing.who.as_str()).collect();
+                let now = format!("{} {} {who:?}", rotation.state, rotation.refusal);
                 if now != said && !rotation.refusal.is_empty() {
                     say(anchor, &status);
                 }
