@@ -1,5 +1,6 @@
 //! What comes over the network before anybody is known, and what a peer says inside a session.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
@@ -220,6 +221,12 @@ pub fn chain(data: &[u8]) -> bool {
         assert!(CERTIFIED.contains(&svid.id.as_str()), "{} was proved", svid.id);
         assert!(svid.holds(now));
         assert_eq!(svid.anchor, anchors[0].fingerprint());
+    }
+    // As the only trust domain's own, by the plain rules: nothing more was ever certified, and nothing is lost.
+    let dedicated = anchors.clone().map(|anchor| anchor.dedicated(Arc::default()));
+    match verify(&certificates, now, |asked| (*asked == domain).then_some(&dedicated[..])) {
+        Ok(svid) => assert!(CERTIFIED.contains(&svid.id.as_str()), "{} was proved by the plain rules", svid.id),
+        Err(error) => assert!(proved.is_err(), "the plain rules are stricter: {error}"),
     }
     for certificate in certificates.iter().take(4) {
         if let Ok(leaf) = Leaf::read(certificate) {

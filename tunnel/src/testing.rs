@@ -10,6 +10,7 @@
 #![expect(clippy::unwrap_used, reason = "used by tests only, where a panic is the report")]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hawser_api::bundle::Bundle;
@@ -23,7 +24,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 pub mod certificate;
 
-use crate::tls::{Anchors, Credentials, Identity};
+use crate::tls::{Anchors, Credentials, Expect, HandshakeError, Identity};
 use crate::verify::name_constraint;
 
 /// The time in tests that do not bring their own.
@@ -40,6 +41,15 @@ pub fn domain(cluster: &str) -> TrustDomain {
 /// A SPIFFE ID of a cluster; the path begins with '/'.
 pub fn id(cluster: &str, path: &str) -> SpiffeId {
     format!("{}{path}", domain(cluster).id()).parse().unwrap()
+}
+
+/// The rustls configurations of handshakes between these two, for who drives rustls or quinn himself.
+pub fn configs(
+    dialling: &Credentials,
+    accepting: &Credentials,
+    alpn: &[u8],
+) -> Result<(Arc<rustls::ClientConfig>, Arc<rustls::ServerConfig>), HandshakeError> {
+    Ok((dialling.client_config(&Expect::Trusted, alpn)?, accepting.server_config(&[alpn])?))
 }
 
 /// An authority with its key.

@@ -9,6 +9,16 @@
 //!
 //! rustls-webpki refuses every chain with a URI name constraint, also one that permits the leaf. So the steps from the
 //! anchor to the leaf's issuer, and the constraint, are checked here, and webpki gets that issuer as its anchor.
+//!
+//! | | must | may | may not |
+//! |---|---|---|---|
+//! | leaf | one URI name, a SPIFFE ID with a path; critical key usage with digitalSignature; a week of life at most | DNS names; server *and* client authentication | be an authority or sign for one; have a path length, unknown critical extensions, anything twice |
+//! | intermediate, [`Rules::Fabric`] | name the leaf's trust domain, be constrained to it (critical), path length 0, critical key usage with keyCertSign, critical basic constraints, be signed by the anchor | | sign another authority |
+//! | authority, [`Rules::Spiffe`] | critical key usage with keyCertSign, critical basic constraints, room in its path length | name the trust domain, be constrained to it; be one of three | name another trust domain; have other constraints; have the key of another trust domain's anchor |
+//! | anchor | be an authority that may sign, be within its times | name its trust domain, be constrained to it; issue leaves itself, if it names it or is dedicated | name another; have unknown critical extensions |
+//!
+//! The tables of `tests/oracles` have a row for each of these, with what OpenSSL and certvalidator think of it; `tests/graphs`
+//! tries paths against a model, and `tests/pathological` what a chain may cost.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
