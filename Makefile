@@ -5,6 +5,9 @@ CARGO ?= cargo
 CACHE := bench/.cache
 ENVOY := $(CACHE)/envoy/_bin/envoy
 
+# Every test of whole fabrics and of foreign programs.
+E2E := $(sort $(basename $(notdir $(wildcard e2e/tests/*.rs))))
+
 .PHONY: demo test bench lint advisories fmt test-tools bench-peers fuzz
 
 demo:
@@ -15,8 +18,7 @@ test: test-tools
 	$(CARGO) build --locked -p hawser-cli
 	$(CARGO) test --locked --workspace --exclude hawser-e2e --no-fail-fast
 	# Whole fabrics one after the other: each is a dozen processes, and some tests hold bounds in time.
-	$(CARGO) test --locked --workspace --no-fail-fast --test corpus --test enforced --test faults --test foreign \
-	  --test layers --test standalone --test workload -- --test-threads=1
+	$(CARGO) test --locked --workspace --no-fail-fast $(addprefix --test ,$(E2E)) -- --test-threads=1
 
 test-tools:
 	@e2e/install-tools

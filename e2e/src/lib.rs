@@ -20,6 +20,7 @@ pub mod relay;
 pub mod servers;
 pub mod shop;
 pub mod transfer;
+mod trust;
 pub mod wait;
 pub mod yaml;
 
