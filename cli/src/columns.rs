@@ -55,6 +55,16 @@ const LINKS: &[Column] = &[
         let refused = [list(row, "status.refused"), list(row, "refused")];
         refused.into_iter().map(<[Value]>::len).sum::<usize>().to_string()
     }),
+    wide("BUNDLE", |row| {
+        let (source, sequence) = (text(row, "bundle.source"), text(row, "bundle.sequence"));
+        let behind = number(row, "bundle.lag") > 0.0 || !text(row, "bundle.trouble").is_empty();
+        let shown = if source == "own_root" { source } else { format!("{source} {sequence}") };
+        format!("{shown}{}", if behind { " (behind)" } else { "" })
+    }),
+    wide("CLOCK", |row| match at(row, "clockAheadMs").as_f64() {
+        Some(ms) => format!("{:+.1} s", ms / 1000.0),
+        None => String::new(),
+    }),
     wide("REGION", |row| text(row, "region")),
     wide("TRUST DOMAIN", |row| text(row, "trustDomain")),
 ];

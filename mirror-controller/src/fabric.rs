@@ -25,6 +25,9 @@ use crate::world::World;
 /// Processes that are remembered; more than there may be subscribers of discovery.
 const HEARD_MAX: usize = 2048;
 
+/// Clocks are told to this.
+const CLOCK_STEP_MS: u64 = 100;
+
 /// A process of this cluster, by what it is and how it is called.
 pub type Validator = (Kind, String);
 
@@ -179,7 +182,11 @@ impl Fabric {
 
     /// A peer's clock is this much ahead of ours.
     pub fn clock(&self, peer: &ClusterName, ahead_ms: i64) {
-        self.peer(peer, |peer| peer.clock_ahead_ms = Some(ahead_ms));
+        let known = self.known.lock().peers.get(peer).and_then(|peer| peer.clock_ahead_ms);
+        // The few milliseconds by which estimates differ are nobody's news.
+        if known.is_none_or(|known| known.abs_diff(ahead_ms) >= CLOCK_STEP_MS) {
+            self.peer(peer, |peer| peer.clock_ahead_ms = Some(ahead_ms));
+        }
     }
 
     /// A peer is not linked any more, or is another.

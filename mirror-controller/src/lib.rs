@@ -73,6 +73,7 @@ pub async fn serve(config: Config, credentials: Credentials, process: Process) -
     let metrics = Metrics::default();
     metrics.register(&mut process.registry.lock());
     pages::add(&process, &outputs.plans.subscribe());
+    pages::trust(&process, &fabric, &store, &credentials);
     let own = tokio::sync::watch::Sender::new(String::new());
     let listening = listen(&config, &process, (&store, &fabric, &own), &outputs, &credentials).await?;
     let bundles = Bundles::new(&config.state.join("bundles"), store.clone(), credentials.clone());
@@ -93,10 +94,10 @@ pub async fn serve(config: Config, credentials: Credentials, process: Process) -
     process.spawn(reconcile::write(config.output.clone(), outputs.plans.subscribe()));
     let last_good = config.state.join("last-good");
     let places = watch::files::Places { objects: config.objects, links: config.links, last_good };
-    let reloaded = metrics.clone();
+    let (reloaded, worlds) = (metrics.clone(), store.clone());
     let report = move |objects: &world::Objects| reloaded.reloaded(objects.problems.len());
     process.spawn(watch::files::run(places, store, report));
-    process.spawn(readiness(process.clone(), credentials, outputs, metrics));
+    process.spawn(readiness(process.clone(), credentials, (outputs, metrics), worlds));
     listening.await
 }
 
@@ -134,11 +135,14 @@ async fn listen(
 }
 
 /// Keeps `/ready` and the ages in `/metrics` true.
-async fn readiness(process: Process, credentials: Credentials, outputs: Outputs, metrics: Metrics) {
+async fn readiness(process: Process, credentials: Credentials, (outputs, metrics): (Outputs, Metrics), store: Store) {
     loop {
         process.set_ready("identity", credentials.identity().is_some());
         process.set_ready("tables", outputs.published.borrow().is_some());
         metrics.tick(clock::millis(clock::now()));
+        let ends = credentials.anchor_ends();
+        let ends: Vec<_> = ends.into_iter().map(|(domain, _, end)| (domain, clock::millis(end))).collect();
+        metrics.anchors(&store.now(), &ends);
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use hawser_api::ClusterName;
+use hawser_api::{ClusterName, TrustDomain};
 use hawser_tunnel::pool::GatewayPath;
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 use crate::world::World;
 
 type Seconds = Gauge<f64, AtomicU64>;
@@ -28,6 +28,12 @@ struct LinkLabel {
 struct ServicesLabels {
     link: String,
     state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AnchorLabels {
+    cluster: String,
+    anchor: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -50,6 +56,10 @@ struct Inner {
     age: Family<LinkLabel, Seconds>,
     gateway_alive: Family<GatewayLabels, Gauge>,
     gateway_round_trip: Family<GatewayLabels, Seconds>,
+    clock: Family<LinkLabel, Seconds>,
+    bundle_sequence: Family<LinkLabel, Gauge>,
+    bundle_lag: Family<LinkLabel, Gauge>,
+    anchors_end: Family<AnchorLabels, Gauge>,
     // When each catalog was heard last, milliseconds since the epoch.
     heard: Mutex<BTreeMap<ClusterName, i64>>,
 }
@@ -66,6 +76,10 @@ impl Default for Inner {
             age: Family::default(),
             gateway_alive: Family::default(),
             gateway_round_trip: Family::default(),
+            clock: Family::default(),
+            bundle_sequence: Family::default(),
+            bundle_lag: Family::default(),
+            anchors_end: Family::default(),
             heard: Mutex::default(),
         }
     }
@@ -85,6 +99,14 @@ impl Metrics {
         registry.register("hawser_link_alive", "1 while the catalog's lease is fresh", m.alive.clone());
         registry.register("hawser_catalog_age_seconds", "Since a catalog was heard last", m.age.clone());
         registry.register("hawser_gateway_alive", "1 while probes are answered", m.gateway_alive.clone());
+        let clock = "A linked cluster's clock minus this one's";
+        registry.register("hawser_peer_clock_ahead_seconds", clock, m.clock.clone());
+        let sequence = "Sequence of a linked cluster's bundle in force";
+        registry.register("hawser_bundle_sequence", sequence, m.bundle_sequence.clone());
+        let lag = "By how much the bundle in force is behind what the linked cluster offers";
+        registry.register("hawser_bundle_lag", lag, m.bundle_lag.clone());
+        let ends = "When the first and the last of a trust domain's anchors in force ends, seconds since the epoch";
+        registry.register("hawser_anchor_expiry_timestamp_seconds", ends, m.anchors_end.clone());
         let round_trip = "Round trip of the last probe that was answered";
         registry.register("hawser_gateway_round_trip_seconds", round_trip, m.gateway_round_trip.clone());
     }
@@ -109,6 +131,34 @@ impl Metrics {
         }
     }
 
+    /// A linked cluster's clock is this much ahead.
+    pub fn clock(&self, link: &ClusterName, ahead_ms: i64) {
+        // More than a month is as good as a year.
+        let bounded = i32::try_from(ahead_ms).unwrap_or(if ahead_ms > 0 { i32::MAX } else { i32::MIN });
+        self.0.clock.get_or_create(&LinkLabel { link: link.to_string() }).set(f64::from(bounded) / 1000.0);
+    }
+
+    /// These anchors are in force: whose, and when each ends. The label is the Link's name, or this cluster's own.
+    pub fn anchors(&self, world: &World, ends: &[(TrustDomain, i64)]) {
+        let link = |domain: &TrustDomain| {
+            let objects = world.objects.as_deref()?;
+            let found = objects.links.iter().find(|(_, link)| link.spec.trust_domain == *domain);
+            found.map(|(name, _)| name.to_string())
+        };
+        let mut bounds: BTreeMap<String, (i64, i64)> = BTreeMap::new();
+        for (domain, end) in ends {
+            let own = (*domain == world.domain).then(|| world.cluster.to_string());
+            let Some(name) = own.or_else(|| link(domain)) else { continue };
+            let (first, last) = bounds.entry(name).or_insert((*end, *end));
+            (*first, *last) = ((*first).min(*end), (*last).max(*end));
+        }
+        for (cluster, (first, last)) in bounds {
+            for (anchor, end) in [("first", first), ("last", last)] {
+                self.0.anchors_end.get_or_create(&AnchorLabels { cluster: cluster.clone(), anchor }).set(end / 1000);
+            }
+        }
+    }
+
     /// A gateway was probed.
     pub fn gateway(&self, path: &GatewayPath, alive: bool, round_trip: Option<Duration>) {
         let labels = GatewayLabels { link: path.cluster.to_string(), gateway: path.gateway.to_string() };
@@ -129,7 +179,12 @@ impl Metrics {
             }
         }
         for (name, peer) in &world.peers {
-            self.0.alive.get_or_create(&LinkLabel { link: name.to_string() }).set(i64::from(peer.alive));
+            let label = LinkLabel { link: name.to_string() };
+            self.0.alive.get_or_create(&label).set(i64::from(peer.alive));
+            let status = plan::bundle::status(peer);
+            let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+            self.0.bundle_sequence.get_or_create(&label).set(number(status.sequence));
+            self.0.bundle_lag.get_or_create(&label).set(number(status.lag));
         }
     }
 
@@ -145,6 +200,12 @@ impl Metrics {
         let label = LinkLabel { link: link.to_string() };
         self.0.age.remove(&label);
         self.0.alive.remove(&label);
+        self.0.clock.remove(&label);
+        self.0.bundle_sequence.remove(&label);
+        self.0.bundle_lag.remove(&label);
+        for anchor in ["first", "last"] {
+            self.0.anchors_end.remove(&AnchorLabels { cluster: link.to_string(), anchor });
+        }
         for state in ["offered", "imported", "refused"] {
             self.0.services.remove(&ServicesLabels { link: link.to_string(), state });
         }

@@ -13,6 +13,7 @@
 //! The same world gives the same plan, whatever happened before.
 
 pub mod bundle;
+pub mod clocks;
 pub mod clusterset;
 pub mod destinations;
 pub mod exports;

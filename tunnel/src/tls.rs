@@ -358,6 +358,11 @@ impl Credentials {
         self.shared.snapshot.load().trust.still_anchored(peer)
     }
 
+    /// Every anchor in force: whose, which, and when it ends.
+    pub fn anchor_ends(&self) -> Vec<(TrustDomain, AuthorityId, SystemTime)> {
+        self.shared.snapshot.load().trust.ends()
+    }
+
     /// The anchors in force, a trust domain each: what is in memory, not what is configured.
     pub fn loaded(&self) -> Vec<LoadedAnchors> {
         self.shared.snapshot.load().trust.loaded()

@@ -3,12 +3,12 @@
 use serde_json::Value;
 
 use super::seen::{Daemon, Seen};
-use super::{Category, Finding, Outcome};
+use super::{Category, Finding, Outcome, trust};
 use crate::get::{gateways, ready};
 use crate::page::{at, condition, is, list, number, service, text};
 use crate::state::State;
 
-const DAY: f64 = 86_400.0;
+pub(super) const DAY: f64 = 86_400.0;
 /// An authority that ends sooner is to be replaced at leisure, or at once.
 const AUTHORITY_DAYS: (f64, f64) = (30.0, 7.0);
 
@@ -27,6 +27,7 @@ pub(crate) fn judge(seen: &Seen) -> Vec<Category> {
         category("processes", seen.daemons.iter().map(daemon).collect()),
         category("objects", objects(&seen.objects)),
         category("identities", seen.identities.iter().map(|row| identity(row, seen.now)).collect()),
+        category("trust", trust::trust(&seen.trust, seen.now)),
         category("links", seen.links.iter().flat_map(link).collect()),
         category("exports", seen.exports.iter().map(export).collect()),
         category("mirrors", seen.mirrors.iter().filter_map(mirror).collect()),
@@ -35,7 +36,7 @@ pub(crate) fn judge(seen: &Seen) -> Vec<Category> {
     categories.into_iter().filter(|category| !category.checks.is_empty()).collect()
 }
 
-fn good(description: impl Into<String>) -> Finding {
+pub(super) fn good(description: impl Into<String>) -> Finding {
     Finding { description: description.into(), result: Outcome::Success, error: String::new(), hint: String::new() }
 }
 
@@ -43,11 +44,11 @@ fn bad(result: Outcome, description: impl Into<String>, error: impl Into<String>
     Finding { description: description.into(), result, error: error.into(), hint: hint.into() }
 }
 
-fn warning(description: impl Into<String>, error: impl Into<String>, hint: impl Into<String>) -> Finding {
+pub(super) fn warning(description: impl Into<String>, error: impl Into<String>, hint: impl Into<String>) -> Finding {
     bad(Outcome::Warning, description, error, hint)
 }
 
-fn error(description: impl Into<String>, error: impl Into<String>, hint: impl Into<String>) -> Finding {
+pub(super) fn error(description: impl Into<String>, error: impl Into<String>, hint: impl Into<String>) -> Finding {
     bad(Outcome::Error, description, error, hint)
 }
 
@@ -108,7 +109,7 @@ fn identity(row: &Value, now: f64) -> Finding {
     good(description)
 }
 
-fn span(seconds: f64) -> String {
+pub(super) fn span(seconds: f64) -> String {
     match seconds {
         s if s >= 2.0 * DAY => format!("{:.0} days", s / DAY),
         s if s >= 7200.0 => format!("{:.0} hours", s / 3600.0),
@@ -140,6 +141,8 @@ fn link(row: &Value) -> Vec<Finding> {
         });
     }
     let refused = [list(row, "status.refused"), list(row, "refused")].concat();
+    findings.extend(trust::current(row, &peer));
+    findings.extend(trust::clock(row, &peer));
     findings.push(match refused.as_slice() {
         [] => good(format!("everything that {peer} offers is mirrored as the Link asks")),
         refused => {

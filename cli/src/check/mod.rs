@@ -4,6 +4,7 @@
 
 mod judge;
 mod seen;
+mod trust;
 
 use std::process::ExitCode;
 

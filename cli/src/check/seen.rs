@@ -38,6 +38,8 @@ pub(crate) struct Seen {
     pub(crate) identities: Vec<Value>,
     /// The mirror controller's `/objects`.
     pub(crate) objects: Value,
+    /// The mirror controller's `/trust`: what every validator has in memory.
+    pub(crate) trust: Value,
 }
 
 /// Looks at one cluster.
@@ -47,10 +49,11 @@ pub(crate) async fn look(state: &State, cluster: &ClusterName) -> Result<Seen> {
     for key in configured(&here.config_directory()) {
         daemons.push(daemon(label(&key), admin::run_file(&here.run_file(&key))).await);
     }
-    let objects = match admin::runs(state, cluster, Some("mirror-controller"))?.first() {
-        Some(run) => run.page("/objects").await.unwrap_or_default(),
-        None => Value::Null,
-    };
+    let (mut objects, mut trust) = (Value::Null, Value::Null);
+    if let Some(run) = admin::runs(state, cluster, Some("mirror-controller"))?.first() {
+        objects = run.page("/objects").await.unwrap_or_default();
+        trust = run.page("/trust").await.unwrap_or_default();
+    }
     let now = clock::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     Ok(Seen {
         cluster: cluster.to_string(),
@@ -62,6 +65,7 @@ pub(crate) async fn look(state: &State, cluster: &ClusterName) -> Result<Seen> {
         listeners: get::collect(state, cluster, Resource::Listeners).await?,
         identities: get::collect(state, cluster, Resource::Identities).await?,
         objects,
+        trust,
     })
 }
 

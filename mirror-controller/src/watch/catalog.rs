@@ -33,6 +33,7 @@ use crate::catalog::grpc::{self, GrpcError};
 use crate::catalog::{ACKNOWLEDGE_PATH, HEARTBEAT, LEASE, WATCH_PATH, accept, limits};
 use crate::fabric::Fabric;
 use crate::metrics::Metrics;
+use crate::plan::clocks::{self, Estimate};
 use crate::plan::{Plan, proof};
 use crate::world::{Source, Store};
 
@@ -345,7 +346,7 @@ impl Client {
         let Session { gateway, mut driver, mut updates, requests, told, .. } = session;
         let mut acknowledge = pin!(self.acknowledge(requests, told));
         let mut pending: Vec<Update> = Vec::new();
-        let mut bundle = None;
+        let (mut bundle, mut clock) = (None, Estimate::default());
         let mut version = 0;
         let mut silence = pin!(tokio::time::sleep(SILENCE));
         let mut other = Box::pin(self.other(gateway));
@@ -376,6 +377,7 @@ impl Client {
             other = Box::pin(self.other(gateway));
             alone = self.paths.len() < 2;
             let (more, lease) = (update.more, lease(update.lease_ms));
+            self.clock(&mut clock, update.now_ms);
             if update.version < version && !update.snapshot {
                 continue;
             }
@@ -422,6 +424,21 @@ impl Client {
             }
             changed
         });
+    }
+
+    /// Its clock, if it tells.
+    fn clock(&self, estimate: &mut Estimate, told_ms: i64) {
+        let world = self.store.now();
+        let Some(peer) = world.peers.get(&self.peer).filter(|_| told_ms > 0) else { return };
+        let ahead = estimate.heard(told_ms, crate::now_ms(), clocks::round_trip_us(peer));
+        self.fabric.clock(&self.peer, ahead);
+        self.metrics.clock(&self.peer, ahead);
+        if clocks::tells(peer.clock_ahead_ms, ahead) {
+            self.store.update_peer(crate::now_ms(), &self.peer, |peer| {
+                peer.clock_ahead_ms = Some(ahead);
+                true
+            });
+        }
     }
 
     /// Its bundle, which takes effect at once if it may. What a peer sends faster than this waits in its own buffers.

@@ -125,6 +125,13 @@ impl Trust {
         self.anchors.iter().filter_map(|(domain, anchors)| Some((domain.clone(), last(anchors)?))).collect()
     }
 
+    pub(super) fn ends(&self) -> Vec<(TrustDomain, AuthorityId, SystemTime)> {
+        let each = |(domain, anchors): (&TrustDomain, &Vec<Anchor>)| {
+            anchors.iter().map(|anchor| (domain.clone(), anchor.authority(), anchor.not_after())).collect::<Vec<_>>()
+        };
+        self.anchors.iter().flat_map(each).collect()
+    }
+
     pub(super) fn verify(
         &self,
         chain: &[CertificateDer<'_>],
