@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use hawser_api::TrustDomain;
 use parking_lot::Mutex;
 use rcgen::{KeyPair, PublicKeyData, SubjectPublicKeyInfo};
 use rustls_pki_types::CertificateDer;
@@ -71,6 +72,17 @@ impl Svids {
             Err(refused) => {
                 authority.record.refused(&refused);
                 known.ok_or(refused)
+            }
+        }
+    }
+
+    /// Forgets what is revoked by its serial number ("trust-domain/serial"), so that another takes its place.
+    pub(super) fn revoke(&self, serials: &[String], own: &TrustDomain) {
+        let denied = |svid: &Svid| serials.iter().any(|serial| *serial == format!("{own}/{}", svid.serial));
+        for slot in self.0.lock().values() {
+            let mut slot = slot.lock();
+            if slot.as_ref().is_some_and(|(_, svid)| denied(svid)) {
+                *slot = None;
             }
         }
     }

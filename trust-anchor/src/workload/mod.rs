@@ -175,10 +175,12 @@ async fn refresh(workload: Arc<Workload>) {
             left_out = without;
         }
         let signer = workload.authority.intermediate.load().as_ref().map(|signer| signer.serial().to_owned());
-        let decides = (signer, told.denied.map(|denied| denied.version));
+        let decides = (signer, told.denied.as_ref().map(|denied| denied.version));
         if **workload.trusted.load() != trusted || decides != decided {
             workload.trusted.store(Arc::new(trusted));
             decided = decides;
+            let denied = told.denied.map(|denied| denied.serials).unwrap_or_default();
+            workload.svids.revoke(&denied, workload.own());
             workload.stir();
         }
         let (connections, streams) = workload.limits.held();

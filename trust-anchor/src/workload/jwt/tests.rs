@@ -86,7 +86,8 @@ fn what_a_token_must_not_be() {
     let long = "a".repeat(TOKEN_MAX + 1);
     let flipped = with(claims(), "sub", json!("spiffe://east.test/admin"));
     let signature = good.rsplit('.').next().unwrap();
-    let cases: Vec<(&str, String, fn(&Invalid) -> bool)> = vec![
+    type Expected = fn(&Invalid) -> bool;
+    let cases: Vec<(&str, String, Expected)> = vec![
         ("no signature", format!("{none}."), |e| matches!(e, Invalid::Signature(_))),
         ("alg none with one", format!("{none}.{signature}"), |e| matches!(e, Invalid::Signature(_))),
         ("two parts", none.clone(), |e| matches!(e, Invalid::Malformed(_))),
