@@ -19,6 +19,7 @@ pub mod place;
 pub mod relay;
 pub mod servers;
 pub mod shop;
+pub mod spire;
 pub mod transfer;
 mod trust;
 pub mod wait;

@@ -104,7 +104,8 @@ pub fn judge(
     if now_in_force.source == Source::OwnRoot {
         return Ok(Offered::Noted(bundle.sequence));
     }
-    if bundle == now_in_force.bundle {
+    // Some publishers say how often to ask at one place and not at another: that is no other bundle.
+    if (Bundle { refresh_hint: now_in_force.bundle.refresh_hint, ..bundle.clone() }) == now_in_force.bundle {
         return Ok(Offered::Known);
     }
     let (new, old) = (bundle.sequence, now_in_force.bundle.sequence);

@@ -55,25 +55,27 @@ pub struct Endpoint {
 impl Endpoint {
     /// Runs until dropped.
     pub async fn follow(self, taker: impl Taker) {
+        let mut hint = taker.held().and_then(|bundle| bundle.refresh_hint);
         loop {
-            if let Err(reason) = self.round(&taker).await {
+            if let Err(reason) = self.round(&taker, &mut hint).await {
                 tracing::warn!(
                     cluster = %self.peer, url = self.endpoint.url, profile = self.endpoint.profile.as_str(), reason,
                     "the peer's bundle cannot be refreshed; the one in force stays, and the next try is at the next tick"
                 );
                 taker.trouble(&reason);
             }
-            tokio::time::sleep(pause(taker.held().and_then(|bundle| bundle.refresh_hint))).await;
+            tokio::time::sleep(pause(hint)).await;
         }
     }
 
-    /// One fetch and one offer.
-    async fn round(&self, taker: &impl Taker) -> Result<(), String> {
+    /// One fetch and one offer; `hint` becomes what the document says, whether it is taken or not.
+    async fn round(&self, taker: &impl Taker, hint: &mut Option<u32>) -> Result<(), String> {
         let held = taker.held();
         let client = self.client(held.as_ref()).await?;
         let url = Url::parse(&self.endpoint.url).map_err(|e| e.to_string())?;
         let document = fetch::get(&url, &client, self.endpoint.follow_redirects).await?;
         let bundle = Bundle::parse(&document).map_err(|e| e.to_string())?;
+        *hint = bundle.refresh_hint;
         tracing::info!(
             cluster = %self.peer, url = self.endpoint.url, profile = self.endpoint.profile.as_str(),
             sequence = bundle.sequence, sha256 = sha256(&document), "fetched the peer's bundle"

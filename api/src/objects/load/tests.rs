@@ -277,6 +277,42 @@ fn aliases_do_not_multiply_without_end() {
     assert!(parse("a.yaml", &text).is_err());
 }
 
+#[test]
+fn a_bundle_endpoint_is_three_parameters_of_which_none_stands_for_another() {
+    let link = |spec: &str, endpoint: &str| {
+        format!(
+            "apiVersion: hawser.dev/v1alpha1\nkind: Link\nmetadata: {{name: east}}\nspec:\n  \
+             trustDomain: east.example\n  gateways: [{{name: g0, address: \"192.0.2.1:7443\"}}]\n{spec}  \
+             bundleEndpoint: {{{endpoint}}}\n"
+        )
+    };
+    let bundle = "  bundle: '{\"keys\": []}'\n";
+    let web = "url: \"https://b.example/\", profile: https_web";
+    let spiffe = "url: \"https://b.example/\", profile: https_spiffe";
+    let id = "endpointSpiffeId: \"spiffe://east.example/spire/server\"";
+    for good in [web.to_owned(), format!("{web}, caFile: ca.pem, followRedirects: true"), format!("{spiffe}, {id}")] {
+        assert!(parse("a.yaml", &link(bundle, &good)).is_ok(), "{good}");
+    }
+    for (spec, endpoint, why) in [
+        ("", web.to_owned(), "hangs under this cluster's own root"),
+        (&*format!("{bundle}  bundleUpdates: pinned\n"), web.to_owned(), "bundleUpdates pins"),
+        (bundle, spiffe.to_owned(), "is missing"),
+        (bundle, format!("{web}, {id}"), "is not looked at by https_web"),
+        (bundle, format!("{spiffe}, {id}, caFile: ca.pem"), "is not looked at by https_spiffe"),
+        (bundle, format!("{spiffe}, endpointSpiffeId: \"spiffe://north.example/x\""), "another trust domain"),
+        (bundle, "url: \"http://b.example/\", profile: https_web".into(), "not an https URL"),
+        (bundle, "url: \"https://u:p@b.example/\", profile: https_web".into(), "user information"),
+        (bundle, "url: \"https:///x\", profile: https_web".into(), "names no host"),
+        (bundle, "profile: https_web".into(), "missing field"),
+        (bundle, "url: \"https://b.example/\"".into(), "missing field"),
+        (bundle, "url: \"https://b.example/\", profile: web".into(), "unknown variant"),
+    ] {
+        let problems = parse("a.yaml", &link(spec, &endpoint)).unwrap_err();
+        let all: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
+        assert!(all.contains(why) && problems.iter().all(|problem| !problem.remedy.is_empty()), "{endpoint}: {all}");
+    }
+}
+
 proptest::proptest! {
     #[test]
     fn any_text_is_answered_with_lines_that_are_there(text in "(?s).{0,400}") {

@@ -88,13 +88,13 @@ async fn the_bundle_held_proves_the_first_fetch_and_the_fetched_one_the_next() {
     let (address, _) = serve(identity(&old, "east", ANCHOR), ok(&bundle(&new, 2).to_document())).await;
     let keeps = Keeps::with(Some(bundle(&old, 1)));
     let endpoint = spiffe(address, id("east", ANCHOR));
-    endpoint.round(&&keeps).await.unwrap();
+    endpoint.round(&&keeps, &mut None).await.unwrap();
     assert_eq!((&keeps).held().unwrap().sequence, 2);
     // Who still answers under the old root is nobody any more.
-    let error = endpoint.round(&&keeps).await.unwrap_err();
+    let error = endpoint.round(&&keeps, &mut None).await.unwrap_err();
     assert!(error.contains("untrusted"), "{error}");
     let (address, _) = serve(identity(&new, "east", ANCHOR), ok(&bundle(&new, 3).to_document())).await;
-    spiffe(address, id("east", ANCHOR)).round(&&keeps).await.unwrap();
+    spiffe(address, id("east", ANCHOR)).round(&&keeps, &mut None).await.unwrap();
     assert_eq!((&keeps).held().unwrap().sequence, 3);
 }
 
@@ -110,7 +110,7 @@ async fn an_endpoint_with_another_identity_another_root_or_no_bundle_to_judge_by
     ] {
         let (address, asked) = serve(server, ok(&bundle(&evil, 9).to_document())).await;
         let keeps = Keeps::with(held.clone());
-        spiffe(address, id("east", ANCHOR)).round(&&keeps).await.unwrap_err();
+        spiffe(address, id("east", ANCHOR)).round(&&keeps, &mut None).await.unwrap_err();
         assert_eq!((&keeps).held(), held);
         assert_eq!(asked.load(Ordering::Relaxed), 0, "no request was sent");
     }
@@ -123,15 +123,15 @@ async fn profiles_do_not_stand_in_for_each_other() {
     let document = ok(&bundle(&pki, 2).to_document());
     let (address, _) = serve(Server::web(&chain, &key, clock).unwrap(), document.clone()).await;
     let mut endpoint = spiffe(address, id("east", ANCHOR));
-    endpoint.round(&&Keeps::with(Some(bundle(&pki, 1)))).await.unwrap_err();
+    endpoint.round(&&Keeps::with(Some(bundle(&pki, 1))), &mut None).await.unwrap_err();
     endpoint.endpoint.profile = BundleProfile::HttpsWeb;
     endpoint.endpoint.endpoint_spiffe_id = None;
     endpoint.endpoint.ca_file = Some(directory.path().join("ca.pem"));
     // Nothing needs to be held: a web certificate is proved by its own authorities.
-    endpoint.round(&&Keeps::with(None)).await.unwrap();
+    endpoint.round(&&Keeps::with(None), &mut None).await.unwrap();
     let (address, _) = serve(identity(&pki, "east", ANCHOR), document).await;
     endpoint.endpoint.url = format!("https://{address}/");
-    endpoint.round(&&Keeps::with(None)).await.unwrap_err();
+    endpoint.round(&&Keeps::with(None), &mut None).await.unwrap_err();
 }
 
 /// A certificate for 127.0.0.1 and its authority, in files.
@@ -167,7 +167,7 @@ async fn what_is_no_bundle_too_large_or_another_status_changes_nothing() {
     ] {
         let (address, _) = serve(identity(&pki, "east", ANCHOR), answer.clone()).await;
         let keeps = Keeps::with(Some(bundle(&pki, 1)));
-        let done = spiffe(address, id("east", ANCHOR)).round(&&keeps).await;
+        let done = spiffe(address, id("east", ANCHOR)).round(&&keeps, &mut None).await;
         assert!(done.is_err(), "{answer:.100}");
         assert_eq!((&keeps).held(), Some(bundle(&pki, 1)));
     }
@@ -184,7 +184,7 @@ async fn redirects_are_followed_only_if_told_and_only_to_who_is_proved_and_not_o
         for follow in [false, true] {
             endpoint.endpoint.follow_redirects = follow;
             // Followed, but not to an address of this machine: only the local configuration may name one.
-            endpoint.round(&&Keeps::with(Some(bundle(&pki, 1)))).await.unwrap_err();
+            endpoint.round(&&Keeps::with(Some(bundle(&pki, 1))), &mut None).await.unwrap_err();
         }
     }
     assert_eq!(asked.load(Ordering::Relaxed), 0);
@@ -192,7 +192,7 @@ async fn redirects_are_followed_only_if_told_and_only_to_who_is_proved_and_not_o
     let (address, asked) = serve(identity(&pki, "east", ANCHOR), to("/again")).await;
     let mut endpoint = spiffe(address, id("east", ANCHOR));
     endpoint.endpoint.follow_redirects = true;
-    let error = endpoint.round(&&Keeps::with(Some(bundle(&pki, 1)))).await.unwrap_err();
+    let error = endpoint.round(&&Keeps::with(Some(bundle(&pki, 1))), &mut None).await.unwrap_err();
     assert!(error.contains("redirects"), "{error}");
     assert_eq!(asked.load(Ordering::Relaxed), 4);
 }
