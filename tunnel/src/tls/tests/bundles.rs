@@ -218,6 +218,38 @@ fn an_anchor_that_turns_out_to_be_shared_is_strict_for_whoever_is_live_too() {
     assert!(west.still_trusts(&live));
 }
 
+/// Of two anchors of one peer one is shared: what hangs under that one is judged strictly, although the other is not.
+#[test]
+fn a_shared_anchor_beside_a_dedicated_one_stays_strict() {
+    let (_, west) = west();
+    let (own, shared) = (Key::p256(), Key::p256());
+    let anchors = [("own root", &own), ("shared root", &shared)].map(|(name, key)| {
+        let mut root = Certificate::authority(name, key, name, key, clock());
+        root.set(x::BASIC, true, x509::basic(true, Some(1)));
+        root.signed_by(key)
+    });
+    west.set_anchors(&domain("east"), bundle(&[&anchors[0], &anchors[1]]));
+    assert!(west.set_anchors(&domain("north"), bundle(&[&anchors[1]])).is_empty());
+    let below = |root: &str, key: &Key| {
+        let plain = Key::p256();
+        let issuer = Certificate::authority("plain", &plain, root, key, clock()).signed_by(key);
+        west.proves(&[leaf(&domain("east"), "plain", &plain), issuer])
+    };
+    assert!(below("own root", &own).is_ok());
+    assert!(below("shared root", &shared).is_err());
+    // Nor may it issue leaves itself.
+    assert!(west.proves(&[leaf(&domain("east"), "own root", &own)]).is_ok());
+    assert!(west.proves(&[leaf(&domain("east"), "shared root", &shared)]).is_err());
+    // Nor stand above two authorities.
+    let (upper, lower) = (Key::p256(), Key::p256());
+    let chain = [
+        leaf(&domain("east"), "lower", &lower),
+        Certificate::authority("lower", &lower, "upper", &upper, clock()).signed_by(&upper),
+        Certificate::authority("upper", &upper, "shared root", &shared, clock()).signed_by(&shared),
+    ];
+    assert!(west.proves(&chain).is_err());
+}
+
 /// Our own bundle comes or changes behind a peer's: ours stands, and what they share is strict.
 #[test]
 fn our_own_bundle_is_not_refused_for_a_peers() {
