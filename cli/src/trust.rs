@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use hawser_api::{ClusterName, SpiffeId, TrustDomain};
 use hawser_runtime::clock;
-use hawser_trust_anchor::hierarchy::{self, INTERMEDIATE_LIFETIME, names};
+use hawser_trust_anchor::hierarchy::{self, INTERMEDIATE_LIFETIME, Token, names};
 use hawser_trust_anchor::join;
 
 use crate::fabric::Fabric;
@@ -48,6 +48,8 @@ pub(crate) enum Trust {
         /// Make the root that will take the place of the present one: root/next/root.key and root/next/root.crt.
         #[arg(long)]
         next: bool,
+        #[command(flatten)]
+        token: TokenArgs,
     },
     /// Make a cluster's key and a request for its intermediate; the key stays here.
     Request {
@@ -88,10 +90,38 @@ pub(crate) enum Trust {
     Audit(audit::AuditCommand),
 }
 
+/// A token that makes the root's key and keeps it.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct TokenArgs {
+    /// Let a token make and keep the key: its PKCS#11 library, such as /usr/lib/softhsm/libsofthsm2.so.
+    #[arg(long, value_name = "FILE", requires_all = ["token", "pin_file"])]
+    pkcs11_module: Option<PathBuf>,
+    /// The token's label.
+    #[arg(long, value_name = "LABEL", requires = "pkcs11_module")]
+    token: Option<String>,
+    /// File with the user's PIN.
+    #[arg(long, value_name = "FILE", requires = "pkcs11_module")]
+    pin_file: Option<PathBuf>,
+}
+
+impl TokenArgs {
+    fn token(&self) -> Result<Option<Token>> {
+        let (Some(module), Some(token), Some(pin_file)) = (&self.pkcs11_module, &self.token, &self.pin_file) else {
+            return Ok(None);
+        };
+        // It is read again later, from anywhere.
+        let absolute = |path: &Path| path.canonicalize().with_context(|| path.display().to_string());
+        let (module, pin_file) = (absolute(module)?, absolute(pin_file)?);
+        Ok(Some(Token { module, token: token.clone(), pin_file, label: String::new() }))
+    }
+}
+
 /// Runs one of the commands.
 pub(crate) async fn run(command: &Trust) -> Result<()> {
     match command {
-        Trust::Init { state, name, next } => init(&State::create(&state.state)?, name, *next)?,
+        Trust::Init { state, name, next, token } => {
+            init(&State::create(&state.state)?, name, *next, token.token()?.as_ref())?;
+        }
         Trust::Request { cluster, trust_domain, state } => {
             let store = State::create(&state.state)?.cluster(cluster)?.trust_anchor();
             print::out(hierarchy::make_csr(&store, trust_domain)?.display());
@@ -120,9 +150,12 @@ pub(crate) async fn run(command: &Trust) -> Result<()> {
     Ok(())
 }
 
-fn init(state: &State, name: &str, next: bool) -> Result<()> {
+fn init(state: &State, name: &str, next: bool, token: Option<&Token>) -> Result<()> {
     let root = if next { next_root(state) } else { state.root_directory() };
-    let path = hierarchy::init_root(&root, name, clock::now())?;
+    let path = match token {
+        Some(token) => hierarchy::init_root_on_token(&root, name, token, clock::now())?,
+        None => hierarchy::init_root(&root, name, clock::now())?,
+    };
     print::out(path.display());
     print::note(if next {
         "hint: hawser trust rotate root; keep both keys until it is over"
@@ -159,7 +192,7 @@ pub(crate) fn register(store: &Path, identity: &SpiffeId) -> Result<String> {
 /// belongs to somebody's fabric, so a root of its own would only look as if it worked.
 pub(crate) fn ensure(state: &State, fabric: &Fabric, alone: bool) -> Result<()> {
     let root = state.root_directory();
-    let has_key = root.join(names::ROOT_KEY).exists();
+    let has_key = hierarchy::has_key(&root);
     for declared in fabric.values() {
         let store = state.cluster(&declared.name)?.trust_anchor();
         let certificate = store.join(names::INTERMEDIATE_CERTIFICATE);
@@ -170,7 +203,7 @@ pub(crate) fn ensure(state: &State, fabric: &Fabric, alone: bool) -> Result<()> 
         if alone && !has_key {
             bail!(by_hand(state, &declared.name, &declared.trust_domain));
         }
-        if !root.join(names::ROOT_KEY).exists() {
+        if !hierarchy::has_key(&root) {
             hierarchy::init_root(&root, declared.cluster.spec.fabric_domain.as_str(), clock::now())?;
             print::note(format!("made a root for {} in {}", declared.cluster.spec.fabric_domain, root.display()));
         }
@@ -241,7 +274,7 @@ mod tests {
 
         let there = State::create(&directory.path().join("there")).unwrap();
         let arg = |state: &State| StateArg { state: state.path().to_owned() };
-        init(&there, "acme", false).unwrap();
+        init(&there, "acme", false, None).unwrap();
         let trust_domain: TrustDomain = "west.acme.example".parse().unwrap();
         run(&Trust::Request {
             cluster: "west".parse().unwrap(),

@@ -26,6 +26,11 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::{csr, hex};
 
+mod token;
+
+use token::RootKey;
+pub use token::{Token, has_key};
+
 /// Ten years: replacing a root is a rotation, and the root signs only a few times a year.
 pub const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Ninety days bound what a stolen cluster key is good for.
@@ -40,6 +45,8 @@ pub mod names {
     pub const ROOT_CERTIFICATE: &str = "root.crt";
     /// The root's key, PKCS#8 PEM.
     pub const ROOT_KEY: &str = "root.key";
+    /// Where the root's key is, if it is on a token; JSON.
+    pub const ROOT_TOKEN: &str = "root.token";
     /// The intermediate's certificate, PEM.
     pub const INTERMEDIATE_CERTIFICATE: &str = "intermediate.crt";
     /// The intermediate's key, PKCS#8 PEM.
@@ -137,18 +144,34 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Hi
 /// Makes a root in `dir` (made 0700): `root.key` and `root.crt`. `name` is for people; the subject also has the key's
 /// fingerprint, because two authorities of one subject confuse every verifier. Returns the certificate's path.
 pub fn init_root(dir: &Path, name: &str, now: SystemTime) -> Result<PathBuf, HierarchyError> {
-    let (key_path, certificate_path) = (dir.join(names::ROOT_KEY), dir.join(names::ROOT_CERTIFICATE));
-    if let Some(path) = [&key_path, &certificate_path].into_iter().find(|path| path.exists()) {
-        return Err(HierarchyError::Exists { path: path.clone() });
-    }
+    vacant(dir)?;
     let key = KeyPair::generate()?;
-    let mut params = authority(&format!("{name} root"), &key, now, now + ROOT_LIFETIME);
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
-    let certificate = params.self_signed(&key)?;
     // The key first: a certificate without its key would be published and could sign nothing.
-    write(&key_path, &key.serialize_pem())?;
-    write(&certificate_path, &certificate.pem())?;
-    Ok(certificate_path)
+    write(&dir.join(names::ROOT_KEY), &key.serialize_pem())?;
+    self_sign(dir, name, &RootKey::File(key), now)
+}
+
+/// The same with a key that a token makes and never gives out: `root.token` says where it is.
+pub fn init_root_on_token(dir: &Path, name: &str, token: &Token, now: SystemTime) -> Result<PathBuf, HierarchyError> {
+    vacant(dir)?;
+    let key = RootKey::make(dir, token)?;
+    self_sign(dir, name, &key, now)
+}
+
+fn vacant(dir: &Path) -> Result<(), HierarchyError> {
+    let files = [names::ROOT_KEY, names::ROOT_TOKEN, names::ROOT_CERTIFICATE].map(|name| dir.join(name));
+    match files.into_iter().find(|path| path.exists()) {
+        Some(path) => Err(HierarchyError::Exists { path }),
+        None => Ok(()),
+    }
+}
+
+fn self_sign(dir: &Path, name: &str, key: &RootKey, now: SystemTime) -> Result<PathBuf, HierarchyError> {
+    let mut params = authority(&format!("{name} root"), key, now, now + ROOT_LIFETIME);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    let path = dir.join(names::ROOT_CERTIFICATE);
+    write(&path, &params.self_signed(key)?.pem())?;
+    Ok(path)
 }
 
 /// Makes the key of a cluster's intermediate and a request for its certificate in the trust anchor's store; what is
@@ -233,7 +256,7 @@ pub fn sign_request(
 
 struct Root {
     path: PathBuf,
-    issuer: Issuer<'static, KeyPair>,
+    issuer: Issuer<'static, RootKey>,
     subject: Vec<u8>,
     not_after: SystemTime,
 }
@@ -242,7 +265,7 @@ impl Root {
     /// The certificate of `root.crt` that belongs to `root.key`: the file may hold several.
     fn open(dir: &Path, now: SystemTime) -> Result<Self, HierarchyError> {
         let path = dir.join(names::ROOT_CERTIFICATE);
-        let key = read_key(&dir.join(names::ROOT_KEY))?;
+        let key = RootKey::open(dir)?;
         for der in read_certificates(&path)? {
             let (_, cert) = X509Certificate::from_der(&der).map_err(|e| content(&path, e))?;
             if cert.public_key().raw != key.subject_public_key_info() {

@@ -241,6 +241,7 @@ impl Driver {
 
     async fn root(&self, wait: Option<u64>) -> Result<()> {
         let next = next_root(&self.state);
+        // Where the root's key is in a file, so is the next one's; a token is named with `hawser trust init --next`.
         let here = self.state.root_directory().join(names::ROOT_KEY).exists();
         if here && !next.join(names::ROOT_CERTIFICATE).exists() {
             hierarchy::init_root(&next, "hawser", clock::now())?;
@@ -305,7 +306,7 @@ impl Driver {
         if status.request.is_empty() {
             return Ok(());
         }
-        if !root.join(names::ROOT_KEY).exists() {
+        if !hierarchy::has_key(root) {
             print::note(format!(
                 "{}: waits for its intermediate\nhint: where the root's key is: hawser trust intermediate {}; then \
                  here: hawser trust provide intermediate.crt --cluster {}",
@@ -353,7 +354,7 @@ impl Driver {
     /// The key in root/ is that of root/next already: only the certificate is left to be moved.
     fn is_next_in_use(&self) -> Result<bool> {
         let (root, next) = (self.state.root_directory(), next_root(&self.state));
-        Ok(next.join(names::ROOT_CERTIFICATE).exists() && !next.join(names::ROOT_KEY).exists() && root.exists())
+        Ok(next.join(names::ROOT_CERTIFICATE).exists() && !hierarchy::has_key(&next) && root.exists())
     }
 
     /// The next root becomes the root; the old one stays in root/previous. The key first: as long as the certificate is
@@ -362,7 +363,15 @@ impl Driver {
         let (root, next) = (self.state.root_directory(), next_root(&self.state));
         let previous = root.join("previous");
         hawser_runtime::file::private_directory(&previous)?;
-        for name in [names::ROOT_KEY, names::ROOT_CERTIFICATE] {
+        let keys = [names::ROOT_KEY, names::ROOT_TOKEN];
+        if hierarchy::has_key(&next) {
+            // The old one may be of the other kind.
+            for old in keys.map(|name| root.join(name)).into_iter().filter(|old| old.exists()) {
+                let kept = previous.join(old.file_name().unwrap_or_default());
+                fs::rename(&old, kept).with_context(|| format!("cannot keep {}", old.display()))?;
+            }
+        }
+        for name in keys.into_iter().chain([names::ROOT_CERTIFICATE]) {
             let (old, new) = (root.join(name), next.join(name));
             if !new.exists() {
                 continue;
