@@ -10,7 +10,7 @@ use hawser_api::proto::discovery::{Role, Status};
 use hawser_api::proto::issuer::{FabricReport, LinkedPeer};
 use hawser_tunnel::report;
 use hawser_tunnel::testing::Pki;
-use support::{Cluster, Subscriber, anchor, within};
+use support::{Cluster, Subscriber, anchor, until, within};
 use tokio::sync::watch;
 
 /// A validator of a cluster that reports what these credentials hold.
@@ -61,6 +61,27 @@ async fn a_trust_anchor_learns_what_the_validators_of_a_peer_have_loaded() {
     assert!(acknowledgement.now_ms > 0);
     // The catalog's own session rests on east's authorities.
     assert!(acknowledgement.dependences.iter().any(|one| one.authority == root[0] && one.live > 0));
+
+    // Both clusters go by one clock here, and each sees that; who holds what is on a page.
+    until("the peer's clock", || {
+        let links = west.controller().page("/links");
+        links["links"][0]["clockAheadMs"].as_i64().is_some_and(|ahead| ahead.abs() < 2_000)
+    })
+    .await;
+    let page = west.controller().page("/trust");
+    let speaks = page["validators"].as_array().unwrap().iter().filter(|row| row["speaks"] == true).count();
+    assert_eq!(speaks, 3);
+    assert!(page["anchors"].as_array().unwrap().iter().all(|row| row["notAfter"].as_i64().unwrap() > 0));
+    until("the metrics of it", || {
+        let metrics = west.controller().metrics();
+        [
+            "hawser_peer_clock_ahead_seconds{link=\"east\"}",
+            "hawser_anchor_expiry_timestamp_seconds{cluster=\"east\",anchor=\"first\"}",
+        ]
+        .iter()
+        .all(|series| metrics.contains(series))
+    })
+    .await;
 
     drop(proxy);
     peer(&mut heard, "its going", |peer| silent(peer) == Some((3, 1))).await;
