@@ -168,14 +168,11 @@ async fn report(channel: Channel, status: watch::Receiver<Status>) {
 fn statuses(status: watch::Receiver<Status>) -> impl Stream<Item = Status> {
     futures_util::stream::unfold((status, true), |(mut status, first)| async move {
         if !first {
-            match tokio::time::timeout(REPORT_AGAIN, status.changed()).await {
-                Ok(changed) => {
-                    // No sender: the daemon is ending.
-                    changed.ok()?;
-                    tokio::time::sleep(REPORT_PAUSE).await;
-                }
-                // Nothing new: said again, so that the controller knows that it still holds.
-                Err(_) => {}
+            // Else nothing is new: said again, so that the controller knows that it still holds.
+            if let Ok(changed) = tokio::time::timeout(REPORT_AGAIN, status.changed()).await {
+                // No sender: the daemon is ending.
+                changed.ok()?;
+                tokio::time::sleep(REPORT_PAUSE).await;
             }
         }
         let now = status.borrow_and_update().clone();

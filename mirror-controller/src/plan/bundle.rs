@@ -190,12 +190,11 @@ mod tests {
         if pinned {
             text.push_str("  bundleUpdates: pinned\n");
         }
-        let objects = super::super::tests::objects(&if bundle.is_none() {
-            text.replace("  bundleUpdates: pinned\n", "")
-        } else {
-            let document: serde_json::Value = serde_json::from_str(&bundle.unwrap().to_document()).unwrap();
-            format!("{text}  bundle: '{document}'\n")
-        });
+        if let Some(bundle) = bundle {
+            let document: serde_json::Value = serde_json::from_str(&bundle.to_document()).unwrap();
+            text.push_str(&format!("  bundle: '{document}'\n"));
+        }
+        let objects = super::super::tests::objects(&text);
         objects.links.values().next().unwrap().clone()
     }
 

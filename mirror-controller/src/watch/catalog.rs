@@ -318,7 +318,8 @@ impl Client {
         let mut told = Acknowledgement { rejections, trust: None };
         let mut due = Instant::now();
         loop {
-            (plans.mark_unchanged(), changes.mark_unchanged());
+            plans.mark_unchanged();
+            changes.mark_unchanged();
             let message = self.acknowledgement();
             if Instant::now() >= due || differs(&told, &message) {
                 let sent = tokio::time::timeout(CONNECT, ask(requests.clone(), ACKNOWLEDGE_PATH, &message)).await;

@@ -53,7 +53,8 @@ fn reports(fabric: Fabric, store: Store) -> impl Stream<Item = FabricReport> + S
             if source.told {
                 source.stirred().await?;
             }
-            (source.changes.mark_unchanged(), source.world.mark_unchanged());
+            source.changes.mark_unchanged();
+            source.world.mark_unchanged();
             source.told = true;
             let (world, own) = (source.store.now(), source.fabric.own());
             if let Some(report) = proof::report(&world, &source.fabric.known(), own, crate::now_ms()) {
