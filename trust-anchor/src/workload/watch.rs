@@ -125,6 +125,8 @@ fn list(directory: &Path) -> io::Result<BTreeMap<String, String>> {
 
 #[cfg(test)]
 mod tests {
+    use hawser_api::objects::Object;
+
     use super::*;
 
     fn entry(name: &str, hint: &str) -> String {
@@ -149,6 +151,11 @@ mod tests {
             put("a.yaml", bad);
             folder.look();
             assert_eq!(names(&folder), ["web", "db"], "{bad}");
+            let hints = folder.in_force().filter_map(|l| match &l.object {
+                Object::WorkloadIdentity(entry) => entry.spec.hint.as_deref(),
+                _ => None,
+            });
+            assert_eq!(hints.collect::<Vec<_>>(), ["one", "two"], "{bad}");
         }
         put("a.yaml", &entry("site", "three"));
         assert!(folder.look());
