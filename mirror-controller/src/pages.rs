@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hawser_api::proto::discovery::{LoadedAnchors, OwnLeaf};
+use hawser_api::proto::discovery::{Dependence, LoadedAnchors, OwnLeaf};
 use hawser_api::proto::issuer::{LinkedPeer, Validator};
 use hawser_runtime::Process;
 use hawser_runtime::clock;
@@ -74,7 +74,16 @@ fn validator(validator: &Validator) -> Value {
             "notAfter": leaf.not_after_ms / 1000,
         })
     };
+    let rests = |rests: &Dependence| {
+        json!({
+            "trustDomain": rests.trust_domain,
+            "authority": hex(&rests.authority),
+            "live": rests.live,
+            "until": rests.until_ms / 1000,
+        })
+    };
     json!({
+        "dependences": trust.dependences.iter().map(rests).collect::<Vec<_>>(),
         "name": validator.name,
         "kind": validator.kind,
         "connected": validator.connected,

@@ -118,6 +118,12 @@ struct Shared {
 /// A path that nobody used for this long is forgotten, with its connections.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
+/// Asks a gateway whether it is there, and for nothing else.
+fn ping() -> Result<OpenRequest, Refusal> {
+    let target = ServicePort::parse(SYSTEM_NAMESPACE, PING_SERVICE, 1);
+    Ok(OpenRequest::any(target.map_err(|e| Refusal::new(Code::BadRequest, e.to_string(), "report this"))?))
+}
+
 impl Dialer {
     /// A dialler that speaks with these credentials.
     pub fn new(credentials: Credentials, config: DialerConfig) -> Self {
@@ -136,9 +142,7 @@ impl Dialer {
 
     /// Opens `hawser-system/ping` through this gateway and measures.
     pub async fn probe(&self, path: &GatewayPath) -> Result<Probe, Refusal> {
-        let target = ServicePort::parse(SYSTEM_NAMESPACE, PING_SERVICE, 1)
-            .map_err(|e| Refusal::new(Code::BadRequest, e.to_string(), "report this"))?;
-        let opened = self.opened(path, &OpenRequest::any(target)).await?;
+        let opened = self.opened(path, &ping()?).await?;
         Ok(Probe { transport: opened.opening.transport, round_trip: opened.round_trip })
     }
 

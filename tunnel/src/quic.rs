@@ -18,6 +18,7 @@ use quinn::congestion::CubicConfig;
 use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::frame;
 use crate::stream::TunnelStream;
@@ -178,6 +179,8 @@ pub(crate) fn peer_chain(connection: &quinn::Connection) -> Vec<CertificateDer<'
 pub(crate) struct Live {
     streams: AtomicUsize,
     idle: Notify,
+    /// From now on there is another connection for new streams: its gateway has a newer certificate, or ends.
+    retired: CancellationToken,
 }
 
 impl Live {
@@ -205,6 +208,13 @@ impl Live {
 /// Stands for one live stream: a connection that takes no more streams ends after the last of them.
 #[derive(Debug)]
 pub struct StreamGuard(Arc<Live>);
+
+impl StreamGuard {
+    /// Fires when the connection takes no more streams.
+    pub(crate) fn retired(&self) -> CancellationToken {
+        self.0.retired.clone()
+    }
+}
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {

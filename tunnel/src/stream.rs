@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Buf;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::quic::{RESET, StreamGuard};
 
@@ -32,6 +33,15 @@ pub enum TunnelStream {
 }
 
 impl TunnelStream {
+    /// Fires when what leads to the far end is replaced while this stream lives on: a session that serves many should be
+    /// opened anew then, or an old certificate is held in use for as long as it lasts. `None` where nothing is in between.
+    pub fn moved(&self) -> Option<CancellationToken> {
+        match self {
+            Self::Tcp { .. } => None,
+            Self::Quic { guard, .. } => Some(guard.retired()),
+        }
+    }
+
     /// Ends both directions at once, so that the peer sees a reset and not an end.
     pub fn reset(self) {
         match self {

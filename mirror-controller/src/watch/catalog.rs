@@ -27,6 +27,7 @@ use http::{HeaderValue, Request};
 use prost::Message;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::bundles::Bundles;
 use crate::catalog::grpc::{self, GrpcError};
@@ -99,6 +100,8 @@ struct Session {
     driver: Driver,
     updates: grpc::Reader,
     requests: SendRequest<Bytes>,
+    /// Fires when its tunnel is replaced.
+    moved: Option<CancellationToken>,
     told: Vec<Rejection>,
 }
 
@@ -183,12 +186,12 @@ impl Client {
     /// Follows a stream as long as it may live: it ends when its peer is not trusted any more, and makes room for another
     /// well before its certificates end, or when we have a newer one.
     async fn hold(&self, session: Session, heard: &watch::Sender<Duration>) -> Over {
-        let (gateway, peer) = (session.gateway, session.peer.clone());
+        let (gateway, peer, moved) = (session.gateway, session.peer.clone(), session.moved.clone());
         tokio::select! {
             biased;
             over = self.follow(session, heard) => over,
             () = self.untrusted(&peer) => self.over("its certificate is not trusted any more"),
-            next = self.renewed(gateway, &peer) => Over::Replaced(next),
+            next = self.renewed(gateway, &peer, moved) => Over::Replaced(next),
         }
     }
 
@@ -199,7 +202,7 @@ impl Client {
         }
     }
 
-    async fn renewed(&self, gateway: usize, peer: &VerifiedPeer) -> Session {
+    async fn renewed(&self, gateway: usize, peer: &VerifiedPeer, moved: Option<CancellationToken>) -> Session {
         let own = self.credentials.identity();
         let ends = own.as_ref().map_or(peer.not_after(), |own| own.not_after().min(peer.not_after()));
         let left = ends.duration_since(clock::now()).unwrap_or_default().min(SESSION_MAX);
@@ -207,8 +210,11 @@ impl Client {
         let same = |now: &Option<Arc<Identity>>| now.as_ref().map(serial) == own.as_ref().map(serial);
         let mut generation = self.credentials.generation();
         let due = Instant::now() + left * 3 / 4;
-        while Instant::now() < due && same(&self.credentials.identity()) {
-            let _ = tokio::time::timeout_at(due, generation.changed()).await;
+        // Without a tunnel that can be replaced this never fires.
+        let moved = moved.unwrap_or_default();
+        while Instant::now() < due && same(&self.credentials.identity()) && !moved.is_cancelled() {
+            let changed = tokio::time::timeout_at(due, generation.changed());
+            let _ = moved.run_until_cancelled(changed).await;
         }
         loop {
             // Not all links of all clusters at once.
@@ -273,6 +279,7 @@ impl Client {
                 .map_err(bad)?;
         let expect = Expect::Identities(Arc::from([controller]));
         let opening = self.dialer.open(path, &OpenRequest::any(target)).await?;
+        let moved = opening.stream.moved();
         let (client, mut driver) = sealed::connect_shared(opening.stream, &self.credentials, &expect, SILENCE).await?;
         let requests = client.requests;
         let told = self.rejections();
@@ -282,7 +289,7 @@ impl Client {
             reader = ask(requests.clone(), WATCH_PATH, &request) => reader.map_err(|error| self.broken(&error))?,
             () = &mut driver => return Err(unreachable(&self.peer, "the session ended before the catalog answered")),
         };
-        Ok(Session { gateway, peer: client.peer, driver, updates, requests, told })
+        Ok(Session { gateway, peer: client.peer, driver, updates, requests, moved, told })
     }
 
     /// What is refused of what the peer offers, for its own users to see. Rules that the offer itself breaks are told;

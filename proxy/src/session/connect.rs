@@ -154,11 +154,12 @@ async fn seal(
 ) -> Result<Arc<Session>, Refusal> {
     let mut path = reached.path(context, pool, "shared");
     let (settings, expect) = (&context.settings, expect(pool));
+    let moved = reached.stream.moved();
     let connect = sealed::connect_shared(reached.stream, &context.credentials, &expect, settings.keepalive);
     let (client, driver) = in_time(settings.connect, connect).await?;
     path.server_id = Some(client.peer.id().clone());
     let life = life(context, &client.peer);
-    let session = Arc::new(Session::new(client, path, reached.gateway, life));
+    let session = Arc::new(Session::new(client, path, (reached.gateway, moved), life));
     drive(context, pool, member, &session, driver);
     Ok(session)
 }

@@ -87,6 +87,8 @@ pub(crate) struct Session {
     open: AtomicU32,
     used: Mutex<Instant>,
     suspected: Notify,
+    /// Fires when the tunnel that it runs through is replaced.
+    moved: Option<CancellationToken>,
 }
 
 /// How late the answer to a session's keepalive may be before others are preferred: more than any round trip, and jitter
@@ -94,7 +96,12 @@ pub(crate) struct Session {
 const SUSPECT: Duration = Duration::from_millis(250);
 
 impl Session {
-    pub(super) fn new(client: SharedClient, path: Path, gateway: Option<GatewayPath>, life: Life) -> Self {
+    pub(super) fn new(
+        client: SharedClient,
+        path: Path,
+        (gateway, moved): (Option<GatewayPath>, Option<CancellationToken>),
+        life: Life,
+    ) -> Self {
         let now = Instant::now();
         Self {
             path: Arc::new(path),
@@ -105,12 +112,18 @@ impl Session {
             open: AtomicU32::new(0),
             used: Mutex::new(now),
             suspected: Notify::new(),
+            moved,
         }
     }
 
     /// Whether its peer owes a sign of life.
     pub(crate) fn is_suspect(&self) -> bool {
         self.client.overdue() > SUSPECT
+    }
+
+    /// Whether its tunnel has been replaced: what holds it in use is this session.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.moved.as_ref().is_some_and(CancellationToken::is_cancelled)
     }
 
     /// Waits until its peer owes a sign of life.

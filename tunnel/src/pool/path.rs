@@ -24,6 +24,10 @@ const CONNECTION_LIFETIME: Duration = Duration::from_secs(3600);
 /// for three round trips) has met a path that drops UDP, or a gateway that is another process by now.
 const SUSPICIOUS: Duration = Duration::from_millis(300);
 
+/// A renewed certificate of a gateway reaches everything that hangs on it within this, and one small stream in so long
+/// costs nothing.
+const ASK: Duration = Duration::from_secs(4);
+
 #[derive(Debug)]
 pub(super) struct Path {
     gateway: GatewayPath,
@@ -314,9 +318,28 @@ impl Path {
 
 /// Looks after a connection, and forgets it when it is over: what is over rests on nobody's certificate any more.
 async fn keep(path: Weak<Path>, link: Link, credentials: Credentials) {
-    link.clone().keep(credentials).await;
+    tokio::select! {
+        () = link.clone().keep(credentials) => {}
+        () = asked_to_leave(&path, &link) => {}
+    }
     if let Some(path) = path.upgrade() {
         path.forget_link(&link);
+    }
+}
+
+/// A gateway says with its answer to an open that it wants us on another connection. Where streams live and nobody opens
+/// any, it is asked.
+async fn asked_to_leave(path: &Weak<Path>, link: &Link) {
+    loop {
+        sleep(ASK.mul_f64(rand::random_range(0.5..1.0))).await;
+        let Some(path) = path.upgrade().filter(|_| link.is_used()) else { continue };
+        // Retires it where we have a newer certificate ourselves, also when nobody opens anything.
+        let _ = path.live_link();
+        let Ok(frame) = super::ping().and_then(|ping| ping.to_frame()) else { continue };
+        if path.open_on_link(link, frame).await.is_err_and(|failure| failure.is_draining()) {
+            path.forget_link(link);
+            return std::future::pending().await;
+        }
     }
 }
 

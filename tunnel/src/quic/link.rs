@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 
 use super::{Halves, Live, client_config, drain, peer_chain};
 use crate::open::{OpenedAnswer, read_answer};
@@ -20,7 +19,6 @@ pub(crate) struct Link {
     connection: quinn::Connection,
     live: Arc<Live>,
     peer: VerifiedPeer,
-    retired: CancellationToken,
     quiet: Arc<AtomicBool>,
 }
 
@@ -39,8 +37,8 @@ impl Link {
             .map_err(|e| HandshakeError { reason: "io", detail: e.to_string() })?;
         let connection = connecting.await.map_err(|e| HandshakeError::from(&e))?;
         let peer = credentials.verified(&peer_chain(&connection), expect)?;
-        let (live, retired, quiet) = Default::default();
-        Ok(Self { connection, live, peer, retired, quiet })
+        let (live, quiet) = Default::default();
+        Ok(Self { connection, live, peer, quiet })
     }
 
     /// Whether it is the very same connection.
@@ -67,20 +65,25 @@ impl Link {
         self.quiet.load(Ordering::Relaxed)
     }
 
+    /// Whether streams live on it.
+    pub(crate) fn is_used(&self) -> bool {
+        self.live.count() > 0
+    }
+
     pub(crate) fn rtt(&self) -> std::time::Duration {
         self.connection.rtt()
     }
 
     /// From now on it takes no new streams, and ends after the last of those that it has.
     pub(crate) fn retire(&self) {
-        self.retired.cancel();
+        self.live.retired.cancel();
     }
 
     /// Runs for as long as the connection does: notes when it falls silent, cuts it with all its streams as soon as its
     /// peer is trusted no more, and ends it once it is retired and idle.
     pub(crate) async fn keep(self, credentials: Credentials) {
         let ended = async {
-            self.retired.cancelled().await;
+            self.live.retired.cancelled().await;
             drain(self.connection.clone(), self.live.clone()).await;
         };
         tokio::select! {
