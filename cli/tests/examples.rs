@@ -152,6 +152,19 @@ fn two_clusters_of_different_roots_join_and_part_as_the_readme_says() {
 }
 
 #[test]
+fn a_root_is_replaced_under_load_as_the_readme_says() {
+    let _alone = ALONE.lock();
+    let mut shell = Shell::new();
+    let [up, rotate] = blocks("rotate-root").try_into().unwrap();
+    shell.start(&up);
+    let before = shell.run("hawser trust status");
+    let said = shell.run(&rotate);
+    assert!(!said.contains("a call failed"), "{said}");
+    let root = |text: &str| text.lines().find(|line| line.starts_with("root")).map(str::to_owned);
+    assert!(root(&before).is_some() && root(&before) != root(&shell.run("hawser trust status")), "{before}\n{said}");
+}
+
+#[test]
 fn the_demo_does_what_it_says_within_a_minute() {
     let _alone = ALONE.lock();
     let shell = Shell::new();

@@ -10,7 +10,7 @@ use crate::binary::hawser;
 use crate::fabric::Fabric;
 
 /// For one command. A rotation that waits has its own limit.
-const COMMAND: Duration = Duration::from_secs(120);
+const COMMAND: Duration = Duration::from_secs(200);
 
 impl Fabric {
     /// Runs `hawser trust …` and returns what it printed, or the error that it printed.
@@ -38,14 +38,16 @@ impl Fabric {
     pub async fn trust_status(&self, cluster: &str) -> Result<Value> {
         let said = self.trust(&["status", "--cluster", cluster, "-o", "json"]).await?;
         let all: Value = serde_json::from_str(&said).with_context(|| format!("no JSON: {said}"))?;
-        let mut rows = all["clusters"].as_array().into_iter().flatten();
-        rows.find(|row| row["cluster"] == cluster).cloned().with_context(|| format!("{cluster} is not in {all}"))
+        let mut rows = all.get("clusters").and_then(Value::as_array).into_iter().flatten();
+        rows.find(|row| row.get("cluster").is_some_and(|name| name == cluster))
+            .cloned()
+            .with_context(|| format!("{cluster} is not in {all}"))
     }
 
     /// Where a cluster's rotation stands: `idle`, `prepared`, … `retired`.
     pub async fn rotation_state(&self, cluster: &str) -> Result<String> {
         let status = self.trust_status(cluster).await?;
-        Ok(status["rotation"]["state"].as_str().unwrap_or("idle").to_owned())
+        Ok(status.pointer("/rotation/state").and_then(Value::as_str).unwrap_or("idle").to_owned())
     }
 
     /// The serial number that a daemon presents now.

@@ -167,6 +167,20 @@ fn the_environment_is_read_at_the_edge() {
 }
 
 #[test]
+fn the_threat_table_names_only_tests_that_exist() {
+    let page = fs::read_to_string(root().join("docs/trust.md")).unwrap();
+    let mut seen = 0;
+    for (at, _) in page.match_indices(".rs`: ") {
+        let path = page[..at].rsplit('`').next().unwrap();
+        let name = page[at + 6..].split([';', ' ']).next().unwrap();
+        let source = fs::read_to_string(root().join(format!("{path}.rs"))).unwrap_or_default();
+        assert!(source.contains(&format!("fn {name}(")), "docs/trust.md names {name} in {path}.rs, where it is not");
+        seen += 1;
+    }
+    assert!(seen > 20, "docs/trust.md names hardly any test");
+}
+
+#[test]
 fn architecture_names_only_what_exists() {
     let page = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     let mut seen = 0;

@@ -341,6 +341,25 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Asks without a pause for three seconds: how often it was served, and how often told to wait.
+async fn noise(socket: PathBuf) -> (u32, u32) {
+    let mut client = SpiffeWorkloadApiClient::new(channel(socket).await);
+    let (mut served, mut refused) = (0, 0);
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        let ask = JwtsvidRequest { audience: vec!["db".into()], ..JwtsvidRequest::default() };
+        let mut request = tonic::Request::new(ask);
+        request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
+        let Err(status) = client.fetch_jwtsvid(request).await else {
+            served += 1;
+            continue;
+        };
+        assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
+        refused += 1;
+    }
+    (served, refused)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_noisy_program_is_held_back_and_another_is_served_at_once() {
     let noisy = std::env::current_exe().unwrap();
@@ -351,25 +370,7 @@ async fn a_noisy_program_is_held_back_and_another_is_served_at_once() {
     let socket = site.socket();
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..8 {
-        let socket = socket.clone();
-        calls.spawn(async move {
-            let mut client = SpiffeWorkloadApiClient::new(channel(socket).await);
-            let (mut served, mut refused) = (0, 0);
-            let end = Instant::now() + Duration::from_secs(3);
-            while Instant::now() < end {
-                let ask = JwtsvidRequest { audience: vec!["db".into()], ..JwtsvidRequest::default() };
-                let mut request = tonic::Request::new(ask);
-                request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
-                match client.fetch_jwtsvid(request).await {
-                    Ok(_) => served += 1,
-                    Err(status) => {
-                        assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
-                        refused += 1;
-                    }
-                }
-            }
-            (served, refused)
-        });
+        calls.spawn(noise(socket.clone()));
     }
     let mut slowest = Duration::ZERO;
     for _ in 0..5 {
