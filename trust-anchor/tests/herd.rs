@@ -1,7 +1,7 @@
 //! Ten thousand who renew at once after an outage: all are served in the end, memory stays bounded, and a newcomer does
 //! not wait.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
+#![expect(clippy::unwrap_used, reason = "a test's panic is its report")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

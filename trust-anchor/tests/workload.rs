@@ -1,12 +1,6 @@
 //! The Workload API as a client in this very process sees it.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test's panic is its report"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hawser_tunnel::join::{self, Pinned, REQUEST_MAX, ask, authority};
-use hawser_tunnel::listen::{DoorConfig, Entered, ListenConfig, TunnelListener};
+use hawser_tunnel::listen::{DoorConfig, Entered, Knock, ListenConfig, TunnelListener};
 use hawser_tunnel::testing::{Pki, clock, id};
 use hawser_tunnel::tls::{Credentials, HandshakeError};
 use rustls::ClientConfig;
@@ -30,6 +30,12 @@ struct Door {
     heard: mpsc::UnboundedReceiver<Result<&'static str, HandshakeError>>,
 }
 
+/// Says what it was asked, backwards.
+async fn answered(knock: Knock) -> Result<&'static str, HandshakeError> {
+    let reply: Vec<u8> = knock.request().iter().rev().copied().collect();
+    knock.reply(&reply).await.map(|()| "knock")
+}
+
 impl Door {
     async fn open(credentials: Credentials, door: DoorConfig) -> Self {
         let config = ListenConfig { door: Some(door), ..ListenConfig::default() };
@@ -42,10 +48,7 @@ impl Door {
                 tokio::spawn(async move {
                     let said = match incoming.enter().await {
                         Ok(Entered::Tunnel(_)) => Ok("tunnel"),
-                        Ok(Entered::Knock(knock)) => {
-                            let reply: Vec<u8> = knock.request().iter().rev().copied().collect();
-                            knock.reply(&reply).await.map(|()| "knock")
-                        }
+                        Ok(Entered::Knock(knock)) => answered(knock).await,
                         Err(error) => Err(error),
                     };
                     let _ = tell.send(said);
