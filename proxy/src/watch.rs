@@ -85,7 +85,7 @@ pub async fn tables(inbound: Arc<Inbound>, mut incoming: watch::Receiver<Arc<Tab
     }
 }
 
-/// Tells the mirror controller what is in memory: at once when trust changes, and within [`LIVE`] when what rests on it
+/// Tells the mirror controller what is in memory: at once when trust changes, and within `LIVE` when what rests on it
 /// does. Runs until dropped.
 pub async fn report(credentials: Credentials, status: watch::Sender<wire::Status>) {
     let mut generation = credentials.generation();

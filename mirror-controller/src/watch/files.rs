@@ -1,6 +1,6 @@
 //! The user's objects as files: read as a whole, whenever something changed and every two seconds anyway.
 //!
-//! Links that `hawser link` made lie in a folder of their own, and are read beside the user's: see [`linked`].
+//! Links that `hawser link` made lie in a folder of their own, and are read beside the user's: see `linked`.
 //!
 //! A file is taken whole or not at all: while it is bad, what was in force from it stays in force, also over a restart.
 
