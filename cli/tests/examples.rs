@@ -160,7 +160,7 @@ fn a_root_is_replaced_under_load_as_the_readme_says() {
     let before = shell.run("hawser trust status");
     let said = shell.run(&rotate);
     assert!(!said.contains("a call failed"), "{said}");
-    let root = |text: &str| text.lines().find(|line| line.starts_with("root")).map(str::to_owned);
+    let root = |text: &str| text.lines().find(|line| line.trim_start().starts_with("root")).map(str::to_owned);
     assert!(root(&before).is_some() && root(&before) != root(&shell.run("hawser trust status")), "{before}\n{said}");
 }
 
