@@ -59,8 +59,9 @@ const PACE: Duration = Duration::from_millis(10);
 const PARTS_MAX: usize = 64;
 /// How late it may be noticed that a certificate is over; a change of trust is noticed at once.
 const TRUST: Duration = Duration::from_secs(1);
-/// No session is kept for longer, so that both ends look at each other's certificates again.
-const SESSION_MAX: Duration = Duration::from_secs(3600);
+/// After three quarters of this another session takes the place of one: the exporter may have a newer certificate, and the
+/// old one's issuer cannot retire while a session rests on it. A handshake a link every 45 s is next to nothing.
+const SESSION_MAX: Duration = Duration::from_secs(60);
 /// What the peer knows of our validators is no older than this.
 const REPEAT: Duration = Duration::from_secs(2);
 /// From one acknowledgement to the next.
