@@ -65,7 +65,7 @@ impl LocalService<'_> {
     }
 }
 
-/// Whether this port's traffic is carried: TCP, for now.
+/// Whether this port's traffic is carried: TCP alone; other protocols are left out with a warning.
 pub fn carried(port: &ServicePortSpec) -> bool {
     port.protocol.as_deref().unwrap_or("TCP") == "TCP"
 }
