@@ -32,6 +32,10 @@ pub const CATALOG_SERVICE: &str = "catalog";
 /// The catalog's service port.
 pub const CATALOG_PORT: u16 = 443;
 
+/// Where the proxy beside a Pod accepts sealed sessions, unless the mirror controller is configured otherwise: the number
+/// by which meshes' inbound proxies are customarily found, in no range that Linux takes ephemeral ports from.
+pub const INBOUND_PORT: u16 = 4143;
+
 /// A service in [`SYSTEM_NAMESPACE`] that every gateway answers by itself, to any linked peer: `Opened`, then the end.
 pub const PING_SERVICE: &str = "ping";
 /// Service account, in [`SYSTEM_NAMESPACE`], of every gateway of a cluster.

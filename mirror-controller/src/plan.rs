@@ -7,6 +7,7 @@
 //!       ─▶ destinations (local, mirrors, clusterset) ─▶ Destination resources
 //!       ─▶ peers                            ─▶ Peer resources
 //!       ─▶ statuses
+//! plan ─▶ owned (every object that should exist, for apply)
 //! what validators say ─▶ proof (what peers and the trust anchor are told)
 //! ```
 //!
@@ -19,6 +20,7 @@ pub mod destinations;
 pub mod exports;
 pub mod local;
 pub mod mirrors;
+pub mod owned;
 pub mod proof;
 pub mod statuses;
 
@@ -28,6 +30,8 @@ use std::sync::Arc;
 use hawser_api::objects::Link;
 use hawser_api::proto::{catalog, discovery};
 use hawser_api::{ClusterName, Namespace, ServiceKey, labels};
+
+pub use owned::owned;
 
 use crate::status::Statuses;
 use crate::world::{Objects, PeerState, World};
@@ -42,8 +46,8 @@ pub struct Plan {
     pub catalogs: BTreeMap<ClusterName, BTreeMap<ServiceKey, catalog::Service>>,
     /// What every proxy gets.
     pub destinations: Resources,
-    /// What single proxies get, by the proxy's name.
-    pub inbound: BTreeMap<Namespace, Resources>,
+    /// What single proxies get, by the proxy's name ([`local::Fronting::name`]).
+    pub inbound: BTreeMap<String, Resources>,
     /// What gateways get.
     pub exports: Resources,
     /// What proxies and gateways get.

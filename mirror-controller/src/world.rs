@@ -2,8 +2,8 @@
 //!
 //! A change makes a new snapshot; parts that did not change are shared with the old one.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use hawser_api::objects::cluster::ProxySpec;
@@ -48,6 +48,16 @@ pub struct Objects {
     pub links: BTreeMap<ClusterName, Link>,
     /// FailoverPolicies by the service that they apply to.
     pub policies: BTreeMap<ServiceKey, FailoverPolicy>,
+    /// The namespaces that there are; `None`: every one is, as for files.
+    pub namespaces: Option<BTreeSet<Namespace>>,
+    /// Addresses that the API server gave to Services that we made; none where there is no API server.
+    pub cluster_ips: BTreeMap<ServiceKey, Vec<IpAddr>>,
+    /// The service account of each Pod, by the Pod's namespace and name.
+    pub pods: BTreeMap<(Namespace, String), Namespace>,
+    /// Where the proxy beside a Pod accepts sealed sessions; `None`: at [`labels::INBOUND_PORT`].
+    ///
+    /// [`labels::INBOUND_PORT`]: hawser_api::labels::INBOUND_PORT
+    pub inbound_port: Option<u16>,
     /// Why files were refused; what was in force from them is above.
     pub problems: Vec<Problem>,
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hawser_api::proto::catalog;
 use hawser_api::proto::discovery::{Resource, Role, Update};
-use hawser_api::{ClusterName, Namespace, ServiceKey, TrustDomain};
+use hawser_api::{ClusterName, ServiceKey, TrustDomain};
 
 use crate::plan::{Plan, Resources};
 use crate::world::World;
@@ -22,7 +22,7 @@ pub struct Published {
     /// For every proxy.
     pub destinations: Table,
     /// For single proxies.
-    pub inbound: BTreeMap<Namespace, Table>,
+    pub inbound: BTreeMap<String, Table>,
     /// For gateways.
     pub exports: Table,
     /// For proxies and gateways.
@@ -94,8 +94,7 @@ impl Published {
             Role::Gateway => table.extend(self.exports.clone()),
             Role::Proxy => {
                 table.extend(self.destinations.clone());
-                let own = name.parse::<Namespace>().ok().and_then(|name| self.inbound.get(&name));
-                table.extend(own.cloned().unwrap_or_default());
+                table.extend(self.inbound.get(name).cloned().unwrap_or_default());
             }
             Role::Unspecified => {}
         }

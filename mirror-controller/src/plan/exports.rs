@@ -6,7 +6,7 @@ use hawser_api::objects::core::Service;
 use hawser_api::objects::load::parse_export_to;
 use hawser_api::objects::{Link, Metadata};
 use hawser_api::proto::{catalog, discovery};
-use hawser_api::{ClusterName, Namespace, ServiceKey, labels};
+use hawser_api::{ClusterName, ServiceKey, labels};
 
 use super::Resources;
 use super::local::{self, LocalService};
@@ -133,8 +133,8 @@ pub fn inbound(
     objects: &Objects,
     exports: &BTreeMap<ServiceKey, Export>,
     local: &BTreeMap<ServiceKey, LocalService<'_>>,
-) -> BTreeMap<Namespace, Resources> {
-    let mut inbound: BTreeMap<Namespace, BTreeMap<String, discovery::Inbound>> = BTreeMap::new();
+) -> BTreeMap<String, Resources> {
+    let mut inbound: BTreeMap<String, BTreeMap<String, discovery::Inbound>> = BTreeMap::new();
     for (key, service) in local {
         let domains = trust_domains(&objects.links, exports.get(key));
         for port in service.service.spec.ports.iter().filter(|port| local::carried(port)) {

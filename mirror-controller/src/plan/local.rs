@@ -1,12 +1,12 @@
 //! This cluster's own services: ports, endpoints, and the proxies that front them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use hawser_api::objects::cluster::ProxySpec;
-use hawser_api::objects::core::{EndpointSlice, EndpointSpec, Service, ServicePortSpec, TargetPort};
+use hawser_api::objects::core::{EndpointSlice, EndpointSpec, Service, ServicePortSpec, TargetPort, TargetRef};
 use hawser_api::proto::discovery;
-use hawser_api::{ServiceKey, SpiffeId, labels};
+use hawser_api::{Namespace, ServiceKey, SpiffeId, labels};
 
 use crate::world::{Objects, World};
 
@@ -16,7 +16,7 @@ pub struct LocalService<'w> {
     /// The object.
     pub service: &'w Service,
     /// Its workloads, sorted by slice and address.
-    pub endpoints: Vec<LocalEndpoint<'w>>,
+    pub endpoints: Vec<LocalEndpoint>,
     /// The identities of the proxies that front them.
     pub identities: BTreeSet<SpiffeId>,
     /// Why some of what its slices say cannot be used.
@@ -25,19 +25,28 @@ pub struct LocalService<'w> {
 
 /// One workload.
 #[derive(Debug)]
-pub struct LocalEndpoint<'w> {
+pub struct LocalEndpoint {
     /// Opaque, the same as long as slice, address and ports are.
     pub id: String,
     /// The proxy that fronts it.
-    pub proxy: &'w ProxySpec,
-    /// Where that proxy accepts sealed sessions.
-    pub inbound: std::net::SocketAddr,
+    pub proxy: Fronting,
     /// Takes new work.
     pub ready: bool,
     /// The workload's address.
     pub address: IpAddr,
     /// Service port and workload's port.
     pub ports: Vec<(u16, u16)>,
+}
+
+/// The proxy that fronts a workload: one of the Cluster's, or the one beside a Pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fronting {
+    /// The name under which it subscribes: a ProxySpec's, or the Pod's, as `namespace/name`.
+    pub name: String,
+    /// Where it accepts sealed sessions.
+    pub inbound: SocketAddr,
+    // Namespace and service account of its identity.
+    account: (Namespace, Namespace),
 }
 
 impl LocalService<'_> {
@@ -49,11 +58,10 @@ impl LocalService<'_> {
     /// The endpoints as discovery carries them; for one port, or for all.
     pub fn discovery_endpoints(&self, port: Option<u16>) -> Vec<discovery::Endpoint> {
         let all = self.service.spec.ports.len();
-        let serves =
-            |endpoint: &&LocalEndpoint<'_>| port.is_none_or(|port| endpoint.ports.iter().any(|(p, _)| *p == port));
-        let convert = |endpoint: &LocalEndpoint<'_>| discovery::Endpoint {
+        let serves = |endpoint: &&LocalEndpoint| port.is_none_or(|port| endpoint.ports.iter().any(|(p, _)| *p == port));
+        let convert = |endpoint: &LocalEndpoint| discovery::Endpoint {
             id: endpoint.id.clone(),
-            inbound: endpoint.inbound.to_string(),
+            inbound: endpoint.proxy.inbound.to_string(),
             ready: endpoint.ready,
             ports: match port {
                 Some(_) => Vec::new(),
@@ -99,37 +107,53 @@ fn add_slice<'w>(world: &World, objects: &'w Objects, slice: &EndpointSlice, loc
         let Some(address) = endpoint.addresses.first().and_then(|address| address.parse::<IpAddr>().ok()) else {
             continue;
         };
-        let (proxy, inbound) = match fronting(objects, endpoint) {
+        let proxy = match fronting(objects, endpoint, address) {
             Ok(found) => found,
             Err(warning) => {
                 local.warnings.push(format!("endpoint {address} of EndpointSlice {}: {warning}", slice.metadata.name));
                 continue;
             }
         };
-        let identity =
-            SpiffeId::service_account(&world.domain, proxy.namespace.as_str(), proxy.service_account.as_str());
+        let (namespace, account) = &proxy.account;
+        let identity = SpiffeId::service_account(&world.domain, namespace.as_str(), account.as_str());
         local.identities.extend(identity.ok());
         let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
         let id = endpoint_id(slice, address, &ports);
-        local.endpoints.push(LocalEndpoint { id, proxy, inbound, ready, address, ports: ports.clone() });
+        local.endpoints.push(LocalEndpoint { id, proxy, ready, address, ports: ports.clone() });
     }
 }
 
-/// The proxy that an endpoint names, else the first that takes sealed sessions.
-fn fronting<'w>(
-    objects: &'w Objects,
-    endpoint: &EndpointSpec,
-) -> Result<(&'w ProxySpec, std::net::SocketAddr), String> {
-    let named = endpoint.target_ref.as_ref().filter(|target| target.kind == "Proxy");
+/// The proxy beside the Pod that an endpoint names, or the Cluster's proxy that it names, else the Cluster's first that
+/// takes sealed sessions.
+fn fronting(objects: &Objects, endpoint: &EndpointSpec, address: IpAddr) -> Result<Fronting, String> {
+    let target = endpoint.target_ref.as_ref();
+    if let Some(target) = target.filter(|target| target.kind == "Pod") {
+        return beside(objects, target, address);
+    }
     let proxies = objects.proxies();
-    let Some(target) = named else {
-        let first = proxies.iter().find_map(|proxy| Some((proxy, proxy.inbound?)));
+    let Some(target) = target.filter(|target| target.kind == "Proxy") else {
+        let first = proxies.iter().find_map(of_cluster);
         return first.ok_or_else(|| "no proxy of the Cluster has an inbound address".to_owned());
     };
     let proxy = proxies.iter().find(|proxy| proxy.name.as_str() == target.name);
     let proxy = proxy.ok_or_else(|| format!("the Cluster has no proxy {}", target.name))?;
-    let inbound = proxy.inbound.ok_or_else(|| format!("proxy {} has no inbound address", target.name))?;
-    Ok((proxy, inbound))
+    of_cluster(proxy).ok_or_else(|| format!("proxy {} has no inbound address", target.name))
+}
+
+fn of_cluster(proxy: &ProxySpec) -> Option<Fronting> {
+    let account = (proxy.namespace.clone(), proxy.service_account.clone());
+    Some(Fronting { name: proxy.name.to_string(), inbound: proxy.inbound?, account })
+}
+
+/// A Pod's own proxy listens at the Pod's address, and speaks for the Pod's service account.
+fn beside(objects: &Objects, target: &TargetRef, address: IpAddr) -> Result<Fronting, String> {
+    let namespace =
+        target.namespace.clone().ok_or_else(|| format!("Pod {} is named without namespace", target.name))?;
+    let key = (namespace, target.name.clone());
+    let account = objects.pods.get(&key);
+    let account = account.ok_or_else(|| format!("Pod {}/{} is not known, nor its service account", key.0, key.1))?;
+    let inbound = SocketAddr::new(address, objects.inbound_port.unwrap_or(labels::INBOUND_PORT));
+    Ok(Fronting { name: format!("{}/{}", key.0, key.1), inbound, account: (key.0, account.clone()) })
 }
 
 /// Kubernetes ties a Service's port to a slice's by name; a hand-written slice may do it by number, or not at all.
@@ -169,4 +193,64 @@ pub fn discovery_ports(service: &Service) -> Vec<discovery::Port> {
         app_protocol: port.app_protocol.clone().unwrap_or_default(),
     };
     service.spec.ports.iter().map(convert).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::plan::plan;
+    use crate::plan::tests::{EXPORTED, WEST, offer, offered, service, world};
+
+    /// The same service, its endpoint a Pod's.
+    fn of_pod(name: &str) -> String {
+        let ip = "{addresses: [10.1.0.7], targetRef: {kind: Pod, namespace: shop, name: web-1}}";
+        service(name, EXPORTED).replace("{addresses: [127.0.0.1]}", ip)
+    }
+
+    fn with(text: &str, change: impl FnOnce(&mut Objects)) -> World {
+        let mut world = world(text);
+        let mut objects = Objects::clone(world.objects.as_deref().unwrap());
+        change(&mut objects);
+        world.objects = Some(Arc::new(objects));
+        world
+    }
+
+    #[test]
+    fn a_pod_is_fronted_by_its_own_proxy_under_its_own_service_account() {
+        let key = ("shop".parse().unwrap(), "web-1".to_owned());
+        let world = with(&format!("{WEST}{}", of_pod("web")), |objects| {
+            objects.pods.insert(key, "shopkeeper".parse().unwrap());
+        });
+        let plan = plan(&world).unwrap();
+        let offered = plan.catalogs[&"east".parse().unwrap()].values().next().unwrap();
+        assert_eq!(offered.identities, ["spiffe://west.example/ns/shop/sa/shopkeeper"]);
+        assert_eq!(offered.endpoints_ready, 1);
+        assert_eq!(plan.inbound.keys().collect::<Vec<_>>(), ["shop/web-1"]);
+        assert_eq!(plan.statuses.endpoints[0].inbound, "10.1.0.7:4143");
+    }
+
+    #[test]
+    fn a_pod_that_is_not_known_is_left_out_and_its_service_says_so() {
+        let plan = plan(&with(&format!("{WEST}{}", of_pod("web")), |_| {})).unwrap();
+        assert!(plan.inbound.is_empty());
+        let told = plan.statuses.objects.warnings.iter().any(|w| w.message.contains("Pod shop/web-1 is not known"));
+        assert!(told, "{:?}", plan.statuses.objects.warnings);
+    }
+
+    #[test]
+    fn nothing_is_mirrored_into_a_namespace_that_is_not_there() {
+        for (namespaces, mirrored) in [(vec!["shop"], 1), (vec!["other"], 0)] {
+            let mut world = with(WEST, |objects| {
+                objects.namespaces = Some(namespaces.iter().map(|name| name.parse().unwrap()).collect());
+            });
+            offer(&mut world, "east", vec![offered("east", "checkout", 1, false)]);
+            let plan = plan(&world).unwrap();
+            assert_eq!(plan.mirrors.len(), mirrored);
+            let refused: Vec<_> = plan.statuses.links[0].status.refused.iter().map(|r| &r.reason).collect();
+            assert_eq!(refused.len(), 1 - mirrored, "{refused:?}");
+            assert!(refused.iter().all(|reason| reason.contains("no namespace shop")), "{refused:?}");
+        }
+    }
 }

@@ -86,6 +86,10 @@ pub fn mirrors(world: &World, objects: &Objects) -> Mirrors {
         }
     }
     for (key, claim) in claims {
+        if objects.namespaces.as_ref().is_some_and(|namespaces| !namespaces.contains(&key.namespace)) {
+            refuse_without_namespace(&mut mirrors, &key, &claim);
+            continue;
+        }
         settle(objects, &mut mirrors, key, claim);
     }
     mirrors
@@ -95,6 +99,18 @@ fn standing(state: &PeerState) -> impl Iterator<Item = (&Arc<Offer>, Standing)> 
     let offered = if state.alive { Standing::Live } else { Standing::Stale };
     let offers = state.catalog.offers.values().map(move |offer| (offer, offered));
     offers.chain(state.catalog.withdrawn.values().map(|offer| (offer, Standing::Withdrawn)))
+}
+
+/// A namespace is never made: what is in it would be governed by a peer's choice of names.
+fn refuse_without_namespace(mirrors: &mut Mirrors, key: &ServiceKey, claim: &[Mirror]) {
+    for mirror in claim.iter().filter(|mirror| mirror.standing != Standing::Withdrawn) {
+        let reason = format!(
+            "there is no namespace {} here: make it, or map {} to another in the Link's spec.import.namespaces",
+            key.namespace, mirror.offer.service.namespace
+        );
+        let refused = mirrors.refused.entry(mirror.cluster.clone()).or_default();
+        refused.push(RefusedImport { service: mirror.offer.service.to_string(), reason });
+    }
 }
 
 /// One name, one service. A local Service is never displaced; of several mirrors none is guessed, because a peer could

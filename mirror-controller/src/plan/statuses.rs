@@ -257,15 +257,15 @@ fn mirror_entry(index: &Index<'_>, mirror: &Mirror) -> MirrorEntry {
 }
 
 fn endpoint_entries(world: &World, key: &ServiceKey, service: &LocalService<'_>) -> Vec<EndpointEntry> {
-    let convert = |endpoint: &super::local::LocalEndpoint<'_>| EndpointEntry {
+    let convert = |endpoint: &super::local::LocalEndpoint| EndpointEntry {
         cluster: world.cluster.to_string(),
         namespace: key.namespace.to_string(),
         service: key.name.to_string(),
         id: endpoint.id.clone(),
         address: endpoint.address.to_string(),
         ports: endpoint.ports.iter().map(|(_, workload)| *workload).collect(),
-        proxy: endpoint.proxy.name.to_string(),
-        inbound: endpoint.inbound.to_string(),
+        proxy: endpoint.proxy.name.clone(),
+        inbound: endpoint.proxy.inbound.to_string(),
         ready: endpoint.ready,
     };
     service.endpoints.iter().map(convert).collect()
