@@ -8,6 +8,7 @@
 //! A file is taken whole or not at all.
 
 mod check;
+mod json;
 mod tree;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 pub use check::{VIRTUAL_NETWORK, VirtualNetwork, parse_export_to, together};
+pub use json::{checked, unchecked};
 
 use super::{Cluster, EndpointSlice, FailoverPolicy, Link, Object, Service, ServiceExport, WorkloadIdentity};
 
@@ -158,6 +160,41 @@ struct Header {
     kind: String,
 }
 
+/// What an object can be read from.
+trait Readable {
+    type Fault;
+    fn read<T: DeserializeOwned>(&self) -> Result<T, Self::Fault>;
+}
+
+struct Yaml<'d> {
+    document: &'d str,
+    tree: &'d tree::Node,
+}
+
+impl Readable for Yaml<'_> {
+    type Fault = Faults;
+    fn read<T: DeserializeOwned>(&self) -> Result<T, Faults> {
+        typed(self.document, self.tree)
+    }
+}
+
+/// The object, if its kind is known. What is read is not checked yet.
+fn known<R: Readable>(text: &R, version: &str, kind: &str) -> Result<Option<Object>, R::Fault> {
+    let object = match (version, kind) {
+        ("hawser.dev/v1alpha1", "Cluster") => Object::Cluster(text.read::<Cluster>()?),
+        ("v1", "Service") => Object::Service(text.read::<Service>()?),
+        ("discovery.k8s.io/v1", "EndpointSlice") => Object::EndpointSlice(text.read::<EndpointSlice>()?),
+        ("multicluster.x-k8s.io/v1beta1" | "multicluster.x-k8s.io/v1alpha1", "ServiceExport") => {
+            Object::ServiceExport(text.read::<ServiceExport>()?)
+        }
+        ("hawser.dev/v1alpha1", "Link") => Object::Link(text.read::<Link>()?),
+        ("hawser.dev/v1alpha1", "FailoverPolicy") => Object::FailoverPolicy(text.read::<FailoverPolicy>()?),
+        ("hawser.dev/v1alpha1", "WorkloadIdentity") => Object::WorkloadIdentity(text.read::<WorkloadIdentity>()?),
+        _ => return Ok(None),
+    };
+    Ok(Some(object))
+}
+
 /// One document: nothing, an object with its line, or what is wrong with it.
 fn one(document: &str) -> Result<Option<(Object, u64)>, Faults> {
     let blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with(['#', '%']);
@@ -166,20 +203,10 @@ fn one(document: &str) -> Result<Option<(Object, u64)>, Faults> {
     }
     let first = document.lines().position(|line| !blank(line)).map_or(1, |index| index as u64 + 1);
     let tree: tree::Node = serde_saphyr::from_str(document).map_err(|error| vec![syntax(&error)])?;
-    let header: Header = typed(document, &tree)?;
-    let object = match (header.api_version.as_str(), header.kind.as_str()) {
-        ("hawser.dev/v1alpha1", "Cluster") => Object::Cluster(typed::<Cluster>(document, &tree)?),
-        ("v1", "Service") => Object::Service(typed::<Service>(document, &tree)?),
-        ("discovery.k8s.io/v1", "EndpointSlice") => Object::EndpointSlice(typed::<EndpointSlice>(document, &tree)?),
-        ("multicluster.x-k8s.io/v1beta1" | "multicluster.x-k8s.io/v1alpha1", "ServiceExport") => {
-            Object::ServiceExport(typed::<ServiceExport>(document, &tree)?)
-        }
-        ("hawser.dev/v1alpha1", "Link") => Object::Link(typed::<Link>(document, &tree)?),
-        ("hawser.dev/v1alpha1", "FailoverPolicy") => Object::FailoverPolicy(typed::<FailoverPolicy>(document, &tree)?),
-        ("hawser.dev/v1alpha1", "WorkloadIdentity") => {
-            Object::WorkloadIdentity(typed::<WorkloadIdentity>(document, &tree)?)
-        }
-        (version, kind) => return Err(vec![unknown_kind(&tree, version, kind)]),
+    let text = Yaml { document, tree: &tree };
+    let header: Header = text.read()?;
+    let Some(object) = known(&text, &header.api_version, &header.kind)? else {
+        return Err(vec![unknown_kind(&tree, &header.api_version, &header.kind)]);
     };
     let broken = check::object(&object);
     if broken.is_empty() {

@@ -129,7 +129,7 @@ fn nothing_is_exported_by_default() {
     let plan = plan(&world(&format!("{WEST}{}", service("checkout", "")))).unwrap();
     assert!(plan.catalogs.values().all(BTreeMap::is_empty));
     assert_eq!(plan.exports.keys().collect::<Vec<_>>(), ["export/hawser-system/catalog/443"]);
-    let inbound = &plan.inbound[&"back".parse().unwrap()];
+    let inbound = &plan.inbound["back"];
     let Kind::Inbound(inbound) = &inbound["inbound/shop/checkout/80"] else { panic!() };
     assert!(inbound.trust_domains.is_empty());
     assert_eq!(inbound.targets[0].address, "127.0.0.1:8080");
@@ -164,9 +164,7 @@ fn each_way_of_exporting_reaches_exactly_those_that_it_names() {
             _ => Vec::new(),
         };
         assert_eq!(admitted, names(&expected), "{text}");
-        let Kind::Inbound(inbound) = &plan.inbound[&"back".parse().unwrap()]["inbound/shop/checkout/80"] else {
-            panic!()
-        };
+        let Kind::Inbound(inbound) = &plan.inbound["back"]["inbound/shop/checkout/80"] else { panic!() };
         let domains: Vec<String> = expected.iter().map(|cluster| format!("{cluster}.example")).collect();
         assert_eq!(inbound.trust_domains, domains, "{text}");
     }
