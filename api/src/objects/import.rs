@@ -96,6 +96,26 @@ pub enum IpFamily {
     IPv6,
 }
 
+impl IpFamily {
+    /// The word in objects.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::IPv4 => "IPv4",
+            Self::IPv6 => "IPv6",
+        }
+    }
+
+    /// From that word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::IPv4, Self::IPv6].into_iter().find(|family| family.as_str() == word)
+    }
+
+    /// Of this address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv6() { Self::IPv6 } else { Self::IPv4 }
+    }
+}
+
 /// As a Service's `sessionAffinity`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SessionAffinity {
@@ -113,6 +133,13 @@ pub struct SessionAffinityConfig {
     /// Of [`SessionAffinity::ClientIP`].
     #[serde(default, rename = "clientIP", skip_serializing_if = "Option::is_none")]
     pub client_ip: Option<ClientIpConfig>,
+}
+
+impl SessionAffinityConfig {
+    /// Of clients' addresses, for so many seconds.
+    pub fn of_seconds(timeout_seconds: u32) -> Self {
+        Self { client_ip: Some(ClientIpConfig { timeout_seconds: Some(timeout_seconds) }) }
+    }
 }
 
 /// See [`SessionAffinityConfig`].
