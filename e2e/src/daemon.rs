@@ -5,10 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::client::{self, Request};
+use crate::process;
 use crate::wait::within;
 
 /// A running daemon; after a restart the old value stands for a process that is gone.
@@ -47,8 +48,7 @@ impl Daemon {
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = Pid::from_raw(self.pid).context("pid 0")?;
-        kill_process(pid, signal).with_context(|| format!("cannot signal {} {}", self.kind, self.pid))
+        process::signal(self.pid, signal).with_context(|| format!("{} of {}", self.kind, self.cluster))
     }
 
     /// kill -9.
@@ -73,7 +73,7 @@ impl Daemon {
 
     /// Whether the process is there.
     pub fn is_alive(&self) -> bool {
-        Pid::from_raw(self.pid).is_some_and(|pid| test_kill_process(pid).is_ok())
+        process::is_alive(self.pid)
     }
 
     /// An admin page as JSON.

@@ -4,6 +4,7 @@
 //!  yaml ──▶ fabric ──▶ hawser up DIR ──▶ a child process per daemon
 //!             │                              ▲ kill -9, SIGSTOP (daemon)
 //!  servers ◀──┴── proxies ◀── client ◀── load (HTTP at a bounded rate), transfer (long TCP, checked by hash)
+//!  kubernetes ──▶ etcd, kube-apiserver, controllers of each cluster
 //!  relay: a gateway's address that can drop UDP         place: loopback addresses that no other fabric has
 //! ```
 //!
@@ -14,8 +15,10 @@ pub mod client;
 pub mod daemon;
 pub mod fabric;
 pub mod intruder;
+pub mod kubernetes;
 pub mod load;
 pub mod place;
+pub mod process;
 pub mod relay;
 pub mod servers;
 pub mod shop;

@@ -34,6 +34,11 @@ impl Place {
         bail!("{PLACES} fabrics run on this machine already")
     }
 
+    /// Different from that of every other that is taken; below 1024.
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+
     fn octets(&self, base: u16, network: u8) -> (u8, u8) {
         let high = base + self.number / 32;
         let low = (self.number % 32) * 8 + u16::from(network % 8);

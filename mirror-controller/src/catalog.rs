@@ -12,8 +12,6 @@ pub mod accept;
 pub mod grpc;
 pub mod limits;
 pub mod listen;
-pub mod ports;
-pub mod standard;
 
 use std::time::Duration;
 
