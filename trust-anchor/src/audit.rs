@@ -2,38 +2,35 @@
 //!
 //! ```text
 //! entries ─▶ queue ─▶ one writer for all that wait: append ─▶ fsync ─▶ head ─▶ fsync ─▶ answers
+//!                                                     └─ full: audit.log becomes audit-000001.log, and another begins
 //! ```
 //!
-//! Each line has the SHA-256 of the line before it, and `audit.head` has the last line's number and hash under the
-//! store's key, so that a log cut short is noticed. Nothing is answered before its line is on disk: who cannot be
-//! recorded gets no certificate, and a step that cannot be recorded is not taken. The head is written behind the log, so
-//! a crash leaves at most lines that the head does not know yet; they are in the chain and count.
+//! Each line has the SHA-256 of the line before it, also over the border of two files, and `audit.head` has the last
+//! line's number and hash and how many files are full, under the store's key, so that a log cut short is noticed.
+//! Nothing is answered before its line is on disk: who cannot be recorded gets no certificate, and a step that cannot be
+//! recorded is not taken. The head is written behind the log, so a crash leaves at most lines that the head does not
+//! know yet; they are in the chain and count.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use hawser_tunnel::kept::Kept;
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
-use crate::hex;
-
+mod file;
+mod head;
 mod read;
+mod segments;
 
+use file::{Log, Waiting};
 pub use read::{Reading, read};
 
-const LOG: &str = "audit.log";
-const HEAD: &str = "audit.head";
-/// Two copies of the head, written in turn: a torn one leaves the other.
-const HEAD_SIZE: usize = 512;
+/// A file that is as long as this is full: some 40,000 lines, which are read within a tenth of a second.
+const SEGMENT_MAX: u64 = 16 * 1024 * 1024;
 /// Longest text of one field: others of the cluster may fill it.
 const TEXT_MAX: usize = 2048;
-/// The chain's begin.
-const FIRST: &str = "";
 
 /// Who caused it, as far as it is attested.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,9 +42,15 @@ pub struct Caller {
     /// The user of its process, by the kernel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
+    /// Its group, by the kernel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
     /// Its process, by the kernel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
+    /// What its process runs, where that was looked at.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub executable: String,
     /// How it was attested.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub via: String,
@@ -57,7 +60,8 @@ pub struct Caller {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Entry {
-    /// issue | denial | rotation | bundle | revoke | taint | break-glass | clock | link | unlink | export | ….
+    /// issue | issue-jwt | denial | rotation | bundle | revoke | taint | break-glass | clock | link | unlink | export |
+    /// unexport | chain-broken | ….
     pub event: String,
     /// Whom or what it is about.
     pub subject: String,
@@ -100,10 +104,20 @@ pub struct Line {
 
 type Outcome = Result<u64, String>;
 
-struct Waiting {
-    entry: Entry,
-    time_ms: i64,
-    outcome: Arc<Mutex<Option<Outcome>>>,
+/// How the log is kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keeping {
+    /// A file is full when it is as long as this.
+    pub(crate) segment: u64,
+    /// Lines that are older than this say nothing of what is in use, and need not be read at the start.
+    pub(crate) life: Duration,
+}
+
+impl Keeping {
+    /// With files of the usual length.
+    pub(crate) fn lines_of(life: Duration) -> Self {
+        Self { segment: SEGMENT_MAX, life }
+    }
 }
 
 #[derive(Default)]
@@ -122,50 +136,25 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    /// Opens the log and looks through all of it. One that was changed or cut is set aside, loudly, and another begun:
-    /// a cluster must not stand still because somebody deleted a file, and the file is there to be looked at.
-    pub(crate) fn open(kept: &Kept, now: SystemTime, see: impl FnMut(&Line)) -> io::Result<Self> {
-        let reading = read::read_with(kept, see)?;
-        let directory = kept.directory();
-        let mut trouble = None;
-        let (mut seq, mut last) = (reading.entries, reading.last.clone());
-        if let Some(broken) = reading.broken {
-            let at = hawser_runtime::clock::millis(now);
-            let aside = directory.join(format!("{LOG}.broken-{at}"));
-            for name in [LOG, HEAD] {
-                match std::fs::rename(directory.join(name), directory.join(format!("{name}.broken-{at}"))) {
-                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                    _ => {}
-                }
-            }
+    /// Opens the log and looks through as much of it as may speak of what is in use; the rest is for `verify`. One that
+    /// was changed or cut is set aside, loudly, and another begun: a cluster must not stand still because somebody
+    /// deleted a file, and the files are there to be looked at.
+    pub(crate) fn open(kept: &Kept, keeping: Keeping, now: SystemTime, see: impl FnMut(&Line)) -> io::Result<Self> {
+        let since = hawser_runtime::clock::millis(now.checked_sub(keeping.life).unwrap_or(now));
+        let mut reading = read::read_since(kept, since, see)?;
+        let mut entry = None;
+        if let Some(broken) = reading.broken.take() {
+            let aside = segments::set_aside(kept.directory(), hawser_runtime::clock::millis(now))?;
             tracing::error!(broken, aside = %aside.display(), "the audit log was changed or cut");
-            (seq, last) = (0, FIRST.to_owned());
-            trouble =
-                Some(format!("the audit log was changed or cut: {broken}; it was set aside as {}", aside.display()));
+            let detail = format!("the audit log was changed or cut: {broken}; it was set aside as {}", aside.display());
+            entry =
+                Some(Entry { event: "chain-broken".into(), subject: segments::LOG.into(), detail, ..Entry::default() });
+            reading = Reading::default();
         }
-        let open = |name: &str| {
-            OpenOptions::new()
-                .create(true)
-                .read(true)
-                .write(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(directory.join(name))
-        };
-        let log = open(LOG)?;
-        // What a crash left of a line that nobody was answered for.
-        let length = if trouble.is_some() { 0 } else { reading.length };
-        log.set_len(length)?;
-        File::open(directory)?.sync_all()?;
-        let log = Log { kept: kept.clone(), log, head: open(HEAD)?, seq, last, length };
+        let trouble = entry.as_ref().map(|entry| entry.detail.clone()).or_else(|| reading.missing.clone());
+        let log = Log::open(kept, &reading, keeping.segment)?;
         let audit = Self { queue: Mutex::default(), written: Condvar::new(), log: Mutex::new(log), trouble };
-        if let Some(trouble) = &audit.trouble {
-            let entry = Entry {
-                event: "chain-broken".into(),
-                subject: LOG.into(),
-                detail: trouble.clone(),
-                ..Entry::default()
-            };
+        if let Some(entry) = entry {
             audit.append(entry, now).map_err(io::Error::other)?;
         }
         Ok(audit)
@@ -174,7 +163,8 @@ impl Audit {
     /// Appends an entry; on disk when it returns. Whoever comes while others are written waits for the next turn, and
     /// all who wait then share one sync of the disk. Blocks: not for an async thread.
     pub(crate) fn append(&self, mut entry: Entry, now: SystemTime) -> Outcome {
-        for text in [&mut entry.subject, &mut entry.detail, &mut entry.caller.spiffe_id] {
+        let Caller { spiffe_id, executable, .. } = &mut entry.caller;
+        for text in [&mut entry.subject, &mut entry.detail, spiffe_id, executable] {
             *text = text.chars().take(TEXT_MAX).collect();
         }
         let outcome = Arc::new(Mutex::new(None));
@@ -197,66 +187,6 @@ impl Audit {
             queue.writing = false;
             self.written.notify_all();
         }
-    }
-}
-
-struct Log {
-    kept: Kept,
-    log: File,
-    head: File,
-    seq: u64,
-    last: String,
-    length: u64,
-}
-
-impl Log {
-    fn write(&mut self, batch: Vec<Waiting>) {
-        let (mut text, mut seq, mut last) = (String::new(), self.seq, self.last.clone());
-        let mut answers = Vec::new();
-        for waiting in batch {
-            let line = Line { seq: seq + 1, time_ms: waiting.time_ms, entry: waiting.entry, prev: last.clone() };
-            let outcome = match serde_json::to_string(&line) {
-                Ok(line) => {
-                    seq += 1;
-                    last = hex::sha256(line.as_bytes());
-                    text.push_str(&line);
-                    text.push('\n');
-                    Ok(seq)
-                }
-                Err(error) => Err(error.to_string()),
-            };
-            answers.push((waiting.outcome, outcome));
-        }
-        let written = self.commit(&text, seq, &last);
-        for (slot, outcome) in answers {
-            let outcome = outcome.and_then(|seq| written.as_ref().map(|()| seq).map_err(ToString::to_string));
-            *slot.lock() = Some(outcome);
-        }
-    }
-
-    fn commit(&mut self, text: &str, seq: u64, last: &str) -> io::Result<()> {
-        self.kept.allow()?;
-        let length = self.length + text.len() as u64;
-        let appended = self.log.write_all_at(text.as_bytes(), self.length).and_then(|()| self.log.sync_data());
-        if let Err(error) = appended {
-            // Half of it would break the chain for what comes next.
-            let _ = self.log.set_len(self.length);
-            return Err(error);
-        }
-        (self.seq, self.length, self.last) = (seq, length, last.to_owned());
-        self.write_head()
-    }
-
-    fn write_head(&mut self) -> io::Result<()> {
-        let content = json!({ "seq": self.seq, "hash": self.last, "length": self.length });
-        let mac = self.kept.tag(HEAD, content.to_string().as_bytes());
-        let mut text = json!({ "head": content, "mac": mac }).to_string();
-        text.extend(std::iter::repeat_n(' ', HEAD_SIZE.saturating_sub(text.len() + 1)));
-        text.push('\n');
-        let at = (self.seq % 2) * HEAD_SIZE as u64;
-        self.head.write_all_at(text.as_bytes(), at)?;
-        self.head.flush()?;
-        self.head.sync_data()
     }
 }
 

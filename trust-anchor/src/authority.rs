@@ -1,7 +1,7 @@
 //! What answers requests: the intermediate, the bundle, and whom we trust and deny, each replaced while it serves.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use hawser_api::bundle::JwtAuthority;
@@ -18,10 +18,10 @@ use tokio::time::Instant;
 
 use crate::accepted;
 use crate::admit::{Admitted, admit};
-use crate::audit::{Audit, Caller, Entry};
+use crate::audit::{Audit, Caller, Entry, Keeping};
 use crate::config::Config;
 use crate::drive::{Driver, failed};
-use crate::issue::{Lifetimes, Template, Terms, issue};
+use crate::issue::{Lifetimes, Template, Terms, WORKLOAD_LIFETIME_MAX, issue};
 use crate::limit::Limits;
 use crate::link::LinksConfig;
 use crate::link::redeem::{Here, Redeemer};
@@ -35,6 +35,8 @@ use crate::store::Store;
 /// Processes that must renew early do so within this time: long enough for ten thousand of them, short enough for a key
 /// that is suspected.
 const RENEW_WITHIN_MS: u32 = 5_000;
+/// By how much the clock may have been set between two runs, for what is read again of the audit log.
+const CLOCK_MAX: Duration = Duration::from_secs(3600);
 
 /// One for the whole process.
 pub(crate) struct Authority {
@@ -68,7 +70,8 @@ impl Authority {
         let store = Store::open(&config.state)?;
         let now = clock::now();
         let record = Record::new(process);
-        let audit_log = Audit::open(&store.kept, now, |line| record.replay(line))?;
+        let keeping = Keeping::lines_of(WORKLOAD_LIFETIME_MAX + CLOCK_MAX);
+        let audit_log = Audit::open(&store.kept, keeping, now, |line| record.replay(line))?;
         record.audit_trouble(audit_log.trouble.is_some());
         let denied = DenyList::read(&store.kept)?;
         let accepted = accepted::read(&store.kept)?;
@@ -179,13 +182,17 @@ impl Authority {
         if let Err(refused) = &answered
             && refused.is_denial()
         {
-            let (subject, detail) = (refused.reason().to_owned(), refused.to_string());
-            let entry = Entry { event: "denial".into(), subject, detail, caller, ..Entry::default() };
-            if let Err(error) = self.audit_log.append(entry, now) {
-                tracing::error!(error, reason = refused.reason(), "a denial is not in the audit log");
-            }
+            self.denied(refused.reason(), refused.to_string(), caller, now);
         }
         answered
+    }
+
+    /// Records that somebody was told that he may not; he is told all the same if it cannot be recorded.
+    pub(crate) fn denied(&self, subject: &str, detail: String, caller: Caller, now: SystemTime) {
+        let entry = Entry { event: "denial".into(), subject: subject.into(), detail, caller, ..Entry::default() };
+        if let Err(error) = self.audit_log.append(entry, now) {
+            tracing::error!(error, subject, "a denial is not in the audit log");
+        }
     }
 
     fn sign(&self, request: &IssueRequest, caller: Caller, now: SystemTime) -> Result<IssueReply, Refused> {

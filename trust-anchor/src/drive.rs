@@ -41,6 +41,8 @@ pub(crate) struct Driver {
     pub(crate) roots: Vec<CertificateDer<'static>>,
     jwt: Vec<JwtAuthority>,
     pub(crate) sequence: u64,
+    /// What is published and not in the audit log yet.
+    unrecorded: Option<String>,
     /// The signer's file as it was when it was last taken, and where.
     signer: (&'static str, Vec<u8>),
     /// The same of the successor's.
@@ -60,6 +62,7 @@ impl Driver {
             roots: Vec::new(),
             jwt: Vec::new(),
             sequence: 0,
+            unrecorded: None,
             signer: ("", Vec::new()),
             next: Vec::new(),
             successor: None,
@@ -96,6 +99,8 @@ impl Driver {
         self.complain("promotion", done);
         let done = self.publish(authority, now);
         self.complain("root", done);
+        let done = self.record_bundle(authority, now);
+        self.complain("audit log", done);
         let done = self.load_signer(authority);
         self.complain("intermediate", done);
         let done = self.load_successor(authority);
@@ -304,8 +309,14 @@ impl Driver {
             (d.subject, d.serial, until)
         });
         authority.record.authorities("root", names.collect());
-        let all: Vec<_> = roots.iter().filter_map(authority_id).map(|id| id.to_string()).collect();
-        authority.audit_or_log("bundle", &bundle.sequence.to_string(), &all.join(" "), now);
+        let x509 = roots.iter().filter_map(authority_id).map(|id| id.to_string());
+        let jwt_keys = jwt.iter().map(|key| key.key_id.clone());
+        self.unrecorded = Some(format!(
+            "sequence {}; keys {}; JWT keys {}",
+            bundle.sequence,
+            x509.collect::<Vec<_>>().join(" "),
+            jwt_keys.collect::<Vec<_>>().join(" ")
+        ));
         tracing::info!(sequence = bundle.sequence, roots = roots.len(), "published the bundle");
         let document = bundle.to_document();
         authority.bundle.send_replace(document.clone());
@@ -316,6 +327,17 @@ impl Driver {
         // The signer must hold under the new roots too.
         self.signer.1.clear();
         Ok(())
+    }
+
+    /// A root that was replaced is in force whether that can be recorded or not: it is tried until it is.
+    fn record_bundle(&mut self, authority: &Authority, now: SystemTime) -> anyhow::Result<()> {
+        let Some(keys) = self.unrecorded.take() else { return Ok(()) };
+        let own = authority.credentials.own_domain();
+        let recorded = authority.audit("bundle", own.as_str(), &keys, now);
+        recorded.map_err(|refused| {
+            self.unrecorded = Some(keys);
+            anyhow::anyhow!(refused.message)
+        })
     }
 
     /// Another content of the file than when the rotation began is an operator's word, for which there is a time.

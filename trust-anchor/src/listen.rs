@@ -181,7 +181,12 @@ impl Service {
 /// Who is at the other end of the socket, by the kernel.
 fn caller<T>(request: &Request<T>) -> Caller {
     let about = request.extensions().get::<UdsConnectInfo>().and_then(|about| about.peer_cred);
-    Caller { uid: about.map(|about| about.uid()), pid: about.and_then(|about| about.pid()), ..Caller::default() }
+    Caller {
+        uid: about.map(|about| about.uid()),
+        gid: about.map(|about| about.gid()),
+        pid: about.and_then(|about| about.pid()),
+        ..Caller::default()
+    }
 }
 
 #[tonic::async_trait]

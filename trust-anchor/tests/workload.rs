@@ -19,6 +19,7 @@ use hawser_api::proto::workload::{
 };
 use hawser_runtime::config::ProcessConfig;
 use hawser_runtime::{Process, clock};
+use hawser_trust_anchor::audit::{self, Caller, Entry};
 use hawser_trust_anchor::{Config, WorkloadConfig, hierarchy};
 use hawser_tunnel::testing::Pki;
 use prost::Message;
@@ -125,6 +126,15 @@ impl Anchor {
             }
         };
         tokio::time::timeout(PATIENCE, asked).await.expect("an SVID")
+    }
+
+    /// Lines of the audit log.
+    fn recorded(&self, event: &str) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        let reading = audit::read(&self.path("store"), |line| entries.push(line.entry.clone())).unwrap();
+        assert_eq!(reading.broken, None);
+        entries.retain(|entry| entry.event == event);
+        entries
     }
 
     async fn stop(self) {
@@ -360,6 +370,52 @@ async fn a_revoked_certificate_is_replaced_and_a_revoked_identity_gets_nothing_m
     assert_eq!(over.code(), Code::PermissionDenied, "{over}");
     assert_eq!(client.fetch_jwtsvid(with_header(ask)).await.unwrap_err().code(), Code::PermissionDenied);
     assert_eq!(client.validate_jwtsvid(with_header(check)).await.unwrap_err().code(), Code::InvalidArgument);
+    anchor.stop().await;
+}
+
+/// This process, as the kernel tells.
+fn ourselves(spiffe_id: &str) -> Caller {
+    let gid = std::os::unix::fs::MetadataExt::gid(&std::fs::metadata("/proc/self").unwrap());
+    Caller {
+        spiffe_id: spiffe_id.into(),
+        uid: Some(uid()),
+        gid: Some(gid),
+        pid: i32::try_from(std::process::id()).ok(),
+        executable: std::env::current_exe().unwrap().display().to_string(),
+        via: "workload_api".into(),
+    }
+}
+
+#[tokio::test]
+async fn each_svid_is_on_record_with_the_process_that_asked_for_it() {
+    let anchor = Anchor::start(&[("web.yaml", entry("web", &format!("  selectors: {{uid: {}}}\n", uid())))]).await;
+    let (message, _stream) = anchor.svids().await;
+    let id = "spiffe://east.hawser.test/ns/shop/sa/web";
+    let issued = anchor.recorded("issue").into_iter().find(|issued| issued.subject == id).unwrap();
+    assert_eq!(issued.caller, ourselves(id));
+    let serial: String = leaf(&message).raw_serial().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(issued.serial, serial);
+    let ask = JwtsvidRequest { audience: vec!["db".into(), "cache".into()], ..JwtsvidRequest::default() };
+    let mut client = anchor.client().await;
+    client.fetch_jwtsvid(with_header(ask)).await.unwrap();
+    let issued = anchor.recorded("issue-jwt").pop().unwrap();
+    assert_eq!((issued.subject.as_str(), issued.detail.as_str(), &issued.caller), (id, "for db cache", &ourselves(id)));
+    assert!(!issued.issuer.is_empty() && issued.not_after_ms.is_some());
+    anchor.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_nobody_is_on_record_and_cannot_fill_the_disk() {
+    let anchor = Anchor::start(&[("web.yaml", entry("web", "  selectors: {uid: 4000000000}\n"))]).await;
+    let mut client = anchor.client().await;
+    let mut refused = 0;
+    while refused < 100 {
+        let status = client.fetch_x509svid(with_header(X509svidRequest {})).await.unwrap_err();
+        refused += u32::from(status.code() == Code::PermissionDenied);
+    }
+    let denied = anchor.recorded("denial");
+    assert_eq!(denied.len(), 10, "{denied:?}");
+    assert_eq!((denied[0].detail.as_str(), &denied[0].caller), ("no identity issued", &ourselves("")));
     anchor.stop().await;
 }
 

@@ -1,14 +1,26 @@
 use std::fs;
-use std::time::{Duration, UNIX_EPOCH};
+use std::path::Path;
+use std::time::UNIX_EPOCH;
 
+use super::head::HEAD;
+use super::segments::LOG;
 use super::*;
+
+mod disk;
+mod many;
 
 fn entry(subject: &str) -> Entry {
     Entry { event: "issue".into(), subject: subject.into(), ..Entry::default() }
 }
 
-fn open(directory: &std::path::Path) -> Audit {
-    Audit::open(&Kept::open(directory).unwrap(), UNIX_EPOCH + Duration::from_secs(1000), |_| ()).unwrap()
+const KEEPING: Keeping = Keeping { segment: SEGMENT_MAX, life: Duration::from_secs(100) };
+
+fn open(directory: &Path) -> Audit {
+    open_with(directory, KEEPING)
+}
+
+fn open_with(directory: &Path, keeping: Keeping) -> Audit {
+    Audit::open(&Kept::open(directory).unwrap(), keeping, UNIX_EPOCH + Duration::from_secs(1000), |_| ()).unwrap()
 }
 
 fn filled(count: u64) -> tempfile::TempDir {
@@ -20,7 +32,7 @@ fn filled(count: u64) -> tempfile::TempDir {
     directory
 }
 
-fn broken(directory: &std::path::Path) -> Option<String> {
+fn broken(directory: &Path) -> Option<String> {
     read(directory, |_| ()).unwrap().broken
 }
 
@@ -86,8 +98,8 @@ fn a_broken_log_is_set_aside_and_another_begins_with_saying_so() {
     let mut first = None;
     let reading = read(directory.path(), |line| first = first.take().or(Some(line.entry.event.clone()))).unwrap();
     assert_eq!((first.as_deref(), reading.broken), (Some("chain-broken"), None));
-    let aside = fs::read_dir(directory.path()).unwrap().flatten();
-    assert!(aside.into_iter().any(|e| e.file_name().to_string_lossy().starts_with("audit.log.broken-")));
+    let aside = directory.path().join("audit.broken-1000000");
+    assert!(aside.join(LOG).exists() && aside.join(HEAD).exists(), "it is there to be looked at");
 }
 
 #[test]
@@ -130,7 +142,7 @@ fn what_cannot_be_written_is_refused_and_leaves_the_chain_whole() {
     let directory = filled(1);
     let kept = Kept::open(directory.path()).unwrap();
     kept.stop_after(0);
-    let audit = Audit::open(&kept, UNIX_EPOCH, |_| ()).unwrap();
+    let audit = Audit::open(&kept, KEEPING, UNIX_EPOCH, |_| ()).unwrap();
     assert!(audit.append(entry("lost"), UNIX_EPOCH).is_err());
     drop(audit);
     assert_eq!(open(directory.path()).append(entry("leaf 2"), UNIX_EPOCH).unwrap(), 2);

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hawser_api::TrustDomain;
-use hawser_api::bundle::Bundle;
+use hawser_api::bundle::{Bundle, JwtKey};
 use hawser_api::proto::catalog::TrustAcknowledgement;
 use hawser_api::proto::discovery::{LoadedAnchors, TrustReport};
 use hawser_api::proto::issuer::{LinkedPeer, Validator};
@@ -356,4 +356,34 @@ fn a_revoked_root_leaves_the_bundle_at_once_and_stays_out_over_a_restart() {
     let again = open(directory.path());
     assert_eq!(published(&again), [id_of(directory.path(), "next")]);
     assert_eq!(again.denials.lock().version, version);
+}
+
+#[test]
+fn a_bundle_is_on_record_as_soon_as_it_can_be() {
+    let directory = cluster();
+    let on_record = |key_id: &str| {
+        let mut found = 0;
+        let reading = crate::audit::read(&directory.path().join("store"), |line| {
+            found += u32::from(line.entry.event == "bundle" && line.entry.detail.ends_with(key_id));
+        });
+        assert_eq!(reading.unwrap().broken, None);
+        found
+    };
+    let mut late = 0;
+    for steps in 0..30 {
+        let authority = open(directory.path());
+        let key_id = format!("key-{steps}");
+        let key = JwtKey::P256 { x: vec![1; 32], y: vec![2; 32] };
+        authority.jwt.send_replace(vec![JwtAuthority { key_id: key_id.clone(), key }]);
+        authority.store.kept.stop_after(steps);
+        look(&authority);
+        let published = authority.bundle.borrow().contains(&key_id);
+        late += u32::from(published && on_record(&key_id) == 0);
+        authority.store.kept.stop_after(i64::MAX);
+        look(&authority);
+        look(&authority);
+        // Twice where the disk failed between the line and the head.
+        assert!((1..=2).contains(&on_record(&key_id)), "{steps}");
+    }
+    assert!(late > 0, "the disk never failed between the two");
 }

@@ -85,6 +85,16 @@ impl Caller {
         Ok(Self { pid, pidfd, uid: peer.uid(), gid: peer.gid(), program, attested: OnceLock::new() })
     }
 
+    /// Its number, for the record.
+    pub(super) fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// What it runs, where it has been attested.
+    pub(super) fn executable(&self) -> Option<&str> {
+        self.attested.get()?.path.as_deref()
+    }
+
     /// Reads all that selectors ask for. Reads files, a whole executable perhaps: not for an async thread.
     pub(super) fn attest(&self, with_hash: bool) -> Result<Attested, Unattested> {
         let known = self.attested.get().filter(|known| known.sha256.is_some() || !with_hash);

@@ -15,17 +15,20 @@ use tonic::Status;
 use super::Workload;
 use super::entries::Entry;
 use super::session::starting;
+use crate::audit::{Caller, Entry as Record};
+use crate::refused::Refused;
 
 /// Longest token that is looked at, in bytes.
 const TOKEN_MAX: usize = 16 * 1024;
 /// By how much a clock elsewhere may be ahead of ours.
 const SLACK: Duration = Duration::from_secs(10);
 
-/// Signs a JWT-SVID.
+/// Signs a JWT-SVID, which is on record before it is out. Waits for the disk.
 pub(super) fn issue(
     workload: &Workload,
     entry: &Entry,
     audience: &[String],
+    caller: &Caller,
     now: SystemTime,
 ) -> Result<String, Status> {
     if workload.authority.denials.lock().denies(&entry.id) {
@@ -39,9 +42,20 @@ pub(super) fn issue(
     }
     let (issued, ends) = (seconds(now), seconds(now + entry.jwt_ttl.min(workload.keys.ttl_max)));
     let claims = json!({ "sub": entry.id, "aud": audience, "iat": issued, "exp": ends });
+    let record = Record {
+        event: "issue-jwt".into(),
+        subject: entry.id.to_string(),
+        detail: format!("for {}", audience.join(" ")),
+        caller: Caller { spiffe_id: entry.id.to_string(), ..caller.clone() },
+        issuer: signer.key_id.clone(),
+        not_after_ms: i64::try_from(ends * 1000).ok(),
+        ..Record::default()
+    };
     let header = Header { kid: Some(signer.key_id), ..Header::new(Algorithm::ES256) };
-    jsonwebtoken::encode(&header, &claims, &EncodingKey::from_ec_der(&signer.private))
-        .map_err(|error| Status::internal(format!("cannot sign: {error}")))
+    let token = jsonwebtoken::encode(&header, &claims, &EncodingKey::from_ec_der(&signer.private))
+        .map_err(|error| Status::internal(format!("cannot sign: {error}")))?;
+    workload.authority.audit_log.append(record, now).map_err(Refused::NotRecorded)?;
+    Ok(token)
 }
 
 fn seconds(time: SystemTime) -> u64 {

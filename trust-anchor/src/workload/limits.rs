@@ -24,6 +24,8 @@ pub(super) const STREAMS_MAX: usize = 4096;
 const CALLS: Rate = Rate { burst: 200.0, per_second: 50.0 };
 /// Connections of one user at once, and each second: before it is known who that is.
 const CONNECTS: Rate = Rate { burst: 600.0, per_second: 100.0 };
+/// Denials of one user that are on record at once, and each second: who asks on and on fills no disk.
+const DENIALS: Rate = Rate { burst: 10.0, per_second: 1.0 / 60.0 };
 /// Names that are remembered; of more, those that asked least are forgotten.
 const NAMES_MAX: usize = 16_384;
 
@@ -130,6 +132,7 @@ struct Counts {
     streaming: usize,
     calls: Buckets<Who>,
     connects: Buckets<u32>,
+    denials: Buckets<u32>,
 }
 
 /// Shared by all connections.
@@ -158,6 +161,7 @@ impl Limits {
             streaming: 0,
             calls: Buckets::new(CALLS),
             connects: Buckets::new(CONNECTS),
+            denials: Buckets::new(DENIALS),
         })))
     }
 
@@ -176,6 +180,11 @@ impl Limits {
     /// Whether one more call is within bounds.
     pub(super) fn call(&self, who: &Who, now: Instant) -> Result<(), Limited> {
         if self.0.lock().calls.take(who.clone(), now) { Ok(()) } else { Err(Limited::Rate) }
+    }
+
+    /// Whether a denial of this user is to be on record.
+    pub(super) fn denial(&self, uid: u32, now: Instant) -> bool {
+        self.0.lock().denials.take(uid, now)
     }
 
     /// Room for a stream.

@@ -11,7 +11,6 @@ use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use super::entries::{Entries, Entry};
-use crate::admit::Via;
 use crate::audit::{Caller, Entry as Record};
 use crate::authority::Authority;
 use crate::csr::Request;
@@ -47,7 +46,14 @@ type Slot = Arc<Mutex<Option<(Entry, Arc<Svid>)>>>;
 impl Svids {
     /// The SVID of an entry: the one in use, or a new one when it is time, when the entry has changed, or when another
     /// intermediate signs now. One that still holds goes on while no other can be had. Takes tens of microseconds.
-    pub(super) fn of(&self, authority: &Authority, entry: &Entry, now: SystemTime) -> Result<Arc<Svid>, Refused> {
+    /// `caller` is on record for one that is made now; who shares it later is not.
+    pub(super) fn of(
+        &self,
+        authority: &Authority,
+        entry: &Entry,
+        caller: &Caller,
+        now: SystemTime,
+    ) -> Result<Arc<Svid>, Refused> {
         // One that is revoked gets none, and what it has is not handed out again.
         if authority.denials.lock().denies(&entry.id) {
             self.0.lock().remove(&entry.name);
@@ -63,7 +69,7 @@ impl Svids {
             return Ok(Arc::clone(svid));
         }
         let replaces = known.as_ref().map(|svid| svid.serial.clone()).unwrap_or_default();
-        match mint(authority, entry, replaces, now) {
+        match mint(authority, entry, caller, replaces, now) {
             Ok(svid) => {
                 let svid = Arc::new(svid);
                 *slot = Some((entry.clone(), Arc::clone(&svid)));
@@ -100,7 +106,13 @@ impl Svid {
     }
 }
 
-fn mint(authority: &Authority, entry: &Entry, replaces: String, now: SystemTime) -> Result<Svid, Refused> {
+fn mint(
+    authority: &Authority,
+    entry: &Entry,
+    caller: &Caller,
+    replaces: String,
+    now: SystemTime,
+) -> Result<Svid, Refused> {
     let failed = |error: rcgen::Error| Refused::Failed(error.to_string());
     let (intermediate, mut terms) = authority.terms(now)?;
     authority.may_have(&entry.id)?;
@@ -111,7 +123,7 @@ fn mint(authority: &Authority, entry: &Entry, replaces: String, now: SystemTime)
     let request = Request { public_key, key_hash: hex::sha256(&spki), uris: Vec::new() };
     let mut template = issue(request, &entry.id, &terms, now)?;
     template.dns_names.clone_from(&entry.dns_names);
-    let caller = Caller { spiffe_id: entry.id.to_string(), via: Via::WorkloadApi.as_str().into(), ..Caller::default() };
+    let caller = Caller { spiffe_id: entry.id.to_string(), ..caller.clone() };
     let leaf = authority.certify(&intermediate, &template, Record { caller, replaces, ..Record::default() }, now)?;
     let life = template.not_after.duration_since(now).unwrap_or_default();
     Ok(Svid {

@@ -32,9 +32,8 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Workload;
-use super::entries::Entry;
 use super::limits::Room;
-use super::session::{Message, Messages, Session, wait};
+use super::session::{Asked, Message, Messages, Session, wait};
 
 const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 const VALIDATOR: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig";
@@ -167,13 +166,13 @@ fn response(resources: Vec<Any>, count: u64) -> DiscoveryResponse {
 }
 
 async fn make(session: &Session, names: Vec<String>) -> Message<Vec<Any>> {
-    let (workload, entries) = (Arc::clone(&session.workload), session.entries()?);
-    session.workload.work(move || secrets(&workload, &entries, &names, clock::now())).await?
+    let (workload, asked) = (Arc::clone(&session.workload), session.asked()?);
+    session.workload.work(move || secrets(&workload, &asked, &names, clock::now())).await?
 }
 
 /// The secrets of these names; all that the caller may have when it names none.
-fn secrets(workload: &Workload, entries: &[Entry], names: &[String], now: SystemTime) -> Message<Vec<Any>> {
-    let svids = super::service::svids(workload, entries, now)?;
+fn secrets(workload: &Workload, asked: &Asked, names: &[String], now: SystemTime) -> Message<Vec<Any>> {
+    let svids = super::service::svids(workload, asked, now)?;
     let again = svids.iter().map(|(_, svid)| svid.look_again(now)).min().unwrap_or(SELDOM);
     let trusted = workload.trusted.load();
     let own_bundle =
@@ -200,7 +199,7 @@ fn secrets(workload: &Workload, entries: &[Entry], names: &[String], now: System
             add(entry.id.as_str(), certificate());
         }
     }
-    let domains: Vec<_> = std::iter::once(own).chain(trusted.federated(entries)).collect();
+    let domains: Vec<_> = std::iter::once(own).chain(trusted.federated(&asked.entries)).collect();
     for (domain, bundle) in &domains {
         if wanted(&domain.id()) {
             add(&domain.id(), validator(&[(domain, bundle)]));

@@ -16,7 +16,7 @@ use tonic::{Code, Request, Response, Status};
 use super::bundles::concatenated;
 use super::entries::Entry;
 use super::mint::Svid;
-use super::session::{Make, Message, Messages, Session, follow, starting};
+use super::session::{Asked, Make, Message, Messages, Session, follow, starting};
 use super::{Workload, jwt};
 use crate::refused::Refused;
 
@@ -76,13 +76,8 @@ impl Service {
         if audiences.is_empty() || audiences.len() > AUDIENCES_MAX || !audiences.iter().all(sound) {
             return Err(Status::invalid_argument("audience must be specified: 1 to 32, of at most 1024 bytes each"));
         }
-        let entries = session.entries()?;
-        let wanted = |entry: &&Entry| request.spiffe_id.is_empty() || request.spiffe_id == entry.id.as_str();
-        let mut svids = Vec::new();
-        for entry in entries.iter().filter(wanted) {
-            let svid = jwt::issue(&self.0, entry, audiences, clock::now())?;
-            svids.push(Jwtsvid { spiffe_id: entry.id.to_string(), svid, hint: entry.hint.clone() });
-        }
+        let (workload, asked, request) = (Arc::clone(&self.0), session.asked()?, request.clone());
+        let svids = self.0.work(move || jwt_svids(&workload, &asked, &request, clock::now())).await??;
         if svids.is_empty() {
             return Err(Status::permission_denied("no identity issued: not an identity of this workload"));
         }
@@ -154,15 +149,11 @@ impl SpiffeWorkloadApi for Service {
 }
 
 /// The SVIDs of these entries that can be had now; without any, why.
-pub(super) fn svids(
-    workload: &Workload,
-    entries: &[Entry],
-    now: SystemTime,
-) -> Result<Vec<(Entry, Arc<Svid>)>, Status> {
+pub(super) fn svids(workload: &Workload, asked: &Asked, now: SystemTime) -> Result<Vec<(Entry, Arc<Svid>)>, Status> {
     let mut svids = Vec::new();
     let mut trouble = None;
-    for entry in entries {
-        match workload.svids.of(&workload.authority, entry, now) {
+    for entry in &asked.entries {
+        match workload.svids.of(&workload.authority, entry, &asked.caller, now) {
             Ok(svid) => svids.push((entry.clone(), svid)),
             Err(refused) => trouble = Some(refused),
         }
@@ -174,12 +165,28 @@ pub(super) fn svids(
     }
 }
 
-fn x509_svids(workload: &Workload, entries: &[Entry], now: SystemTime) -> Message<X509svidResponse> {
-    let svids = svids(workload, entries, now)?;
+/// Of all identities of the caller, or of the one that it names.
+fn jwt_svids(
+    workload: &Workload,
+    asked: &Asked,
+    request: &JwtsvidRequest,
+    now: SystemTime,
+) -> Result<Vec<Jwtsvid>, Status> {
+    let wanted = |entry: &&Entry| request.spiffe_id.is_empty() || request.spiffe_id == entry.id.as_str();
+    let sign = |entry: &Entry| {
+        let svid = jwt::issue(workload, entry, &request.audience, &asked.caller, now)?;
+        Ok(Jwtsvid { spiffe_id: entry.id.to_string(), svid, hint: entry.hint.clone() })
+    };
+    asked.entries.iter().filter(wanted).map(sign).collect()
+}
+
+fn x509_svids(workload: &Workload, asked: &Asked, now: SystemTime) -> Message<X509svidResponse> {
+    let svids = svids(workload, asked, now)?;
     let trusted = workload.trusted.load();
     let bundle: Vec<u8> = trusted.own_anchors().flatten().copied().collect();
     let again = svids.iter().map(|(_, svid)| svid.look_again(now)).min().unwrap_or(SELDOM);
-    let mut message = X509svidResponse { federated_bundles: foreign(workload, entries), ..X509svidResponse::default() };
+    let mut message =
+        X509svidResponse { federated_bundles: foreign(workload, &asked.entries), ..X509svidResponse::default() };
     for (entry, svid) in svids {
         message.svids.push(X509svid {
             spiffe_id: entry.id.to_string(),
@@ -199,16 +206,18 @@ fn foreign(workload: &Workload, entries: &[Entry]) -> BTreeMap<String, Vec<u8>> 
     some.map(|(domain, bundle)| (domain.id(), concatenated(bundle))).collect()
 }
 
-fn x509_bundles(workload: &Workload, entries: &[Entry], _: SystemTime) -> Message<X509BundlesResponse> {
-    let mut bundles = foreign(workload, entries);
+fn x509_bundles(workload: &Workload, asked: &Asked, _: SystemTime) -> Message<X509BundlesResponse> {
+    let mut bundles = foreign(workload, &asked.entries);
     bundles.insert(workload.own().id(), workload.trusted.load().own_anchors().flatten().copied().collect());
     Ok((X509BundlesResponse { crl: Vec::new(), bundles }, SELDOM))
 }
 
-fn jwt_bundles(workload: &Workload, entries: &[Entry], _: SystemTime) -> Message<JwtBundlesResponse> {
+fn jwt_bundles(workload: &Workload, asked: &Asked, _: SystemTime) -> Message<JwtBundlesResponse> {
     let trusted = workload.trusted.load();
-    let mut bundles: BTreeMap<String, Vec<u8>> =
-        trusted.federated(entries).map(|(domain, bundle)| (domain.id(), bundle.jwt_document().into_bytes())).collect();
+    let mut bundles: BTreeMap<String, Vec<u8>> = trusted
+        .federated(&asked.entries)
+        .map(|(domain, bundle)| (domain.id(), bundle.jwt_document().into_bytes()))
+        .collect();
     bundles.insert(workload.own().id(), trusted.own.jwt_document().into_bytes());
     Ok((JwtBundlesResponse { bundles }, SELDOM))
 }

@@ -8,13 +8,15 @@ use futures_util::{Stream, stream};
 use hawser_runtime::clock;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tonic::{Extensions, Status};
+use tonic::{Code, Extensions, Status};
 
 use super::Workload;
-use super::attest::{Attested, Unattested};
+use super::attest::{Attested, Caller, Unattested};
 use super::entries::Entry;
 use super::limits::{Limited, Room, Who};
 use super::listen::Peer;
+use crate::admit::Via;
+use crate::audit;
 
 /// Clients tell "you have none" from other refusals by these words (the Rust library, SPIRE's agent).
 const NOBODY: &str = "no identity issued";
@@ -34,11 +36,30 @@ pub(super) struct Session {
     attested: Attested,
 }
 
+/// What somebody is entitled to, and who that is.
+pub(super) struct Asked {
+    pub(super) entries: Vec<Entry>,
+    /// For the audit log.
+    pub(super) caller: audit::Caller,
+}
+
 impl Session {
     /// Attests the caller of a request and holds it to its limits.
     pub(super) async fn open(workload: &Arc<Workload>, extensions: &Extensions) -> Result<Self, Status> {
         let peer = extensions.get::<Arc<Peer>>().cloned();
         let peer = peer.ok_or_else(|| Status::unauthenticated("the connection has no peer"))?;
+        let opened = Self::attest(workload, Arc::clone(&peer)).await;
+        if let Err(status) = &opened
+            && status.code() == Code::PermissionDenied
+            && workload.limits.denial(peer.uid, clock::monotonic())
+        {
+            let (detail, own) = (status.message().to_owned(), Arc::clone(workload));
+            workload.work(move || own.authority.denied("workload", detail, on_record(&peer), clock::now())).await?;
+        }
+        opened
+    }
+
+    async fn attest(workload: &Arc<Workload>, peer: Arc<Peer>) -> Result<Self, Status> {
         let entries = workload.entries.load_full();
         let Some(entries) = entries.as_ref() else { return Err(starting("the objects have not been read")) };
         let (attesting, with_hash) = (Arc::clone(&peer), entries.want_hash());
@@ -74,6 +95,11 @@ impl Session {
         Ok(given)
     }
 
+    /// The same, with who it is for the record.
+    pub(super) fn asked(&self) -> Result<Asked, Status> {
+        Ok(Asked { entries: self.entries()?, caller: on_record(&self.peer) })
+    }
+
     fn who(&self, given: &[Entry]) -> Who {
         given.first().map_or(Who::User(self.peer.uid), |entry| Who::Identity(entry.name.clone()))
     }
@@ -83,6 +109,19 @@ impl Session {
         let who = self.who(&self.entries()?);
         let room = self.workload.limits.stream(who, self.peer.uid);
         room.map_err(|limited| turned_away(&self.workload, limited))
+    }
+}
+
+/// Who is at the other end, for the audit log.
+fn on_record(peer: &Peer) -> audit::Caller {
+    let caller = peer.caller.as_ref().ok();
+    audit::Caller {
+        uid: Some(peer.uid),
+        gid: caller.map(|caller| caller.gid),
+        pid: caller.map(Caller::pid),
+        executable: caller.and_then(Caller::executable).unwrap_or_default().to_owned(),
+        via: Via::WorkloadApi.as_str().into(),
+        ..audit::Caller::default()
     }
 }
 
@@ -116,7 +155,7 @@ pub(super) type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Sen
 pub(super) type Message<T> = Result<(T, Duration), Status>;
 
 /// How a kind of message is made; it may sign.
-pub(super) type Make<T> = fn(&Workload, &[Entry], SystemTime) -> Message<T>;
+pub(super) type Make<T> = fn(&Workload, &Asked, SystemTime) -> Message<T>;
 
 /// The first message at once, then one whenever it would be another.
 pub(super) fn follow<T>(session: Session, room: Room, make: Make<T>) -> Messages<T>
@@ -168,9 +207,9 @@ impl<T: Clone + PartialEq + Send + Sync + 'static> Following<T> {
 
     async fn make(&mut self) -> Message<T> {
         self.changed.mark_unchanged();
-        let entries = self.session.entries()?;
+        let asked = self.session.asked()?;
         let (workload, make) = (Arc::clone(&self.session.workload), self.make);
-        self.session.workload.work(move || make(&workload, &entries, clock::now())).await?
+        self.session.workload.work(move || make(&workload, &asked, clock::now())).await?
     }
 }
 
