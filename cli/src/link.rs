@@ -14,10 +14,11 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use hawser_api::bundle::Bundle;
 use hawser_api::objects::link::LinkGateway;
+use hawser_api::proto::issuer::AuditEvent;
 use hawser_api::{ClusterName, TrustDomain};
 use hawser_runtime::clock;
 use hawser_trust_anchor::link::{self, Acceptance, LIFETIME_MAX, LinksConfig, Own, Token, Wanted};
-use hawser_tunnel::identity::own_bundle;
+use hawser_tunnel::identity::{audit, own_bundle};
 use hawser_tunnel::join::authority;
 use serde_json::Value;
 
@@ -281,7 +282,7 @@ fn list(place: &Place) -> Result<()> {
 }
 
 /// Runs `hawser unlink`.
-pub(crate) fn unlink(args: &Unlink) -> Result<()> {
+pub(crate) async fn unlink(args: &Unlink) -> Result<()> {
     let place = args.here.place()?;
     let links = place.links();
     let tokens = link::revoke(&place.state.trust_anchor(), &args.peer)?;
@@ -289,7 +290,10 @@ pub(crate) fn unlink(args: &Unlink) -> Result<()> {
     let declared = link::linked(&links.objects).unwrap_or_default();
     let declared = declared.iter().find(|file| file.link.metadata.name == args.peer.as_str());
     match (removed, declared) {
-        (true, None) => print::out(format!("{} is no longer linked to {}", args.peer, place.name)),
+        (true, None) => {
+            print::out(format!("{} is no longer linked to {}", args.peer, place.name));
+            recorded(&place, "unlink", &args.peer, "by `hawser unlink`").await;
+        }
         (_, Some(file)) => bail!(
             "{} is linked by {}, which is not ours to change\nhint: take the Link out of that file",
             args.peer,
@@ -299,4 +303,13 @@ pub(crate) fn unlink(args: &Unlink) -> Result<()> {
         (false, None) => bail!("{} has no Link named {}\nhint: hawser link list", place.name, args.peer),
     }
     Ok(())
+}
+
+/// Who did it is in the audit log, as the kernel knows him; that it took effect is told by the mirror controller.
+async fn recorded(place: &Place, event: &str, peer: &ClusterName, detail: &str) {
+    let (event, subject, detail) = (event.to_owned(), peer.to_string(), detail.to_owned());
+    let event = AuditEvent { event, subject, detail, reporter: String::new() };
+    if let (_, Err(status)) = audit(&place.state.issuer_socket(), vec![event]).await {
+        print::note(format!("not in the audit log: {}", status.message()));
+    }
 }

@@ -82,7 +82,7 @@ fn run(command: Command) -> anyhow::Result<std::process::ExitCode> {
         Command::Echo(args) => echo::run(&args)?,
         Command::Trust(command) => asking(trust::run(&command))?,
         Command::Link(command) => asking(link::run(&command))?,
-        Command::Unlink(args) => link::unlink(&args)?,
+        Command::Unlink(args) => asking(link::unlink(&args))?,
         Command::Daemon(daemon) => daemon::run(&daemon)?,
         Command::Version => print::out(concat!("hawser ", env!("CARGO_PKG_VERSION"))),
         Command::Completion { shell } => {

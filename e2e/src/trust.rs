@@ -8,6 +8,7 @@ use tokio::process::Command;
 
 use crate::binary::hawser;
 use crate::fabric::Fabric;
+use crate::wait::eventually;
 
 /// For one command. A rotation that waits has its own limit.
 const COMMAND: Duration = Duration::from_secs(200);
@@ -48,6 +49,20 @@ impl Fabric {
     pub async fn rotation_state(&self, cluster: &str) -> Result<String> {
         let status = self.trust_status(cluster).await?;
         Ok(status.pointer("/rotation/state").and_then(Value::as_str).unwrap_or("idle").to_owned())
+    }
+
+    /// Waits until a cluster's audit log has this event of this subject.
+    pub async fn on_record(&self, cluster: &str, event: &str, subject: &str) -> Result<()> {
+        eventually(&format!("{event} of {subject} in {cluster}'s audit log"), async || {
+            let lines = self.trust(&["audit", "show", "--event", event, "--cluster", cluster]).await?;
+            let is = |line: &str| {
+                serde_json::from_str::<Value>(line)
+                    .is_ok_and(|line| line.get("subject").is_some_and(|of| of == subject))
+            };
+            ensure!(lines.lines().any(is), "it has only: {lines}");
+            Ok(())
+        })
+        .await
     }
 
     /// The serial number that a daemon presents now.

@@ -93,6 +93,33 @@ async fn a_revoked_serial_number_is_cut_and_its_holder_s_next_certificate_is_not
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn links_exports_and_anchors_are_on_record_and_so_is_what_changed_while_nothing_could_be_recorded() -> Result<()>
+{
+    Fabric::test(Plan::over("auto"), async |fabric| {
+        let shop = fabric.up_with_shop().await?;
+        let (west, link) = ("west.hawser.test", "west (west.hawser.test)");
+        for (event, subject) in
+            [("link", link), ("bundle", west), ("bundle", "east.hawser.test"), ("export", "shop/stock")]
+        {
+            fabric.on_record("east", event, subject).await?;
+        }
+        // It hangs, and nobody is told; meanwhile things change, and then it dies.
+        let anchor = fabric.daemon("east", "trust-anchor", "")?;
+        anchor.stop()?;
+        fabric.put("east", &shop.stock(fabric).private())?;
+        fabric.remove("east", "link-west.yaml")?;
+        refused(&fabric.checkout()).await?;
+        anchor.kill()?;
+        fabric.replaced(&anchor).await?;
+        fabric.on_record("east", "unexport", "shop/stock").await?;
+        fabric.on_record("east", "unlink", link).await?;
+        fabric.trust(&["audit", "verify"]).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn certificates_of_seconds_cost_no_request() -> Result<()> {
     for transport in ["quic", "tcp"] {
         Fabric::test(Plan { ttl: Some(6), ..Plan::over(transport) }, async |fabric| {

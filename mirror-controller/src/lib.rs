@@ -39,6 +39,7 @@ use fabric::Fabric;
 use metrics::Metrics;
 use reconcile::Outputs;
 use watch::links::Links;
+use watch::record::Recorder;
 use world::{Store, World};
 
 /// The time of day.
@@ -90,6 +91,7 @@ pub async fn serve(config: Config, credentials: Credentials, process: Process) -
     process.spawn(links.run(process.clone()));
     process.spawn(watch::own::run(own, bundles, store.clone(), config.identity.socket.clone()));
     process.spawn(watch::fabric::report(fabric, store.clone(), config.identity.socket.clone()));
+    process.spawn(Recorder::new(&config, &store, outputs.plans.subscribe(), &credentials).run());
     process.spawn(reconcile::run(store.clone(), outputs.clone(), metrics.clone()));
     process.spawn(reconcile::write(config.output.clone(), outputs.plans.subscribe()));
     let last_good = config.state.join("last-good");

@@ -22,6 +22,7 @@ pub mod local;
 pub mod mirrors;
 pub mod owned;
 pub mod proof;
+pub mod record;
 pub mod statuses;
 
 use std::collections::BTreeMap;

@@ -8,6 +8,7 @@ pub mod gateways;
 pub mod last_known;
 pub mod links;
 pub mod own;
+pub mod record;
 
 use hawser_tunnel::tls::Credentials;
 

@@ -27,7 +27,7 @@ mod denied;
 mod hint;
 mod store;
 
-pub use client::{channel, report_fabric, watch_bundle};
+pub use client::{audit, channel, report_fabric, watch_bundle};
 pub use denied::denials;
 use hint::Hint;
 pub use store::certificate_pem;

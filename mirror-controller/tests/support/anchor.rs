@@ -18,12 +18,18 @@ use tonic::{Request, Response, Streaming};
 pub(crate) struct Anchor {
     pub(crate) published: watch::Sender<Bundle>,
     pub(crate) heard: watch::Receiver<FabricReport>,
+    /// Events for the audit log, in the order in which they came.
+    pub(crate) recorded: watch::Receiver<Vec<AuditEvent>>,
+    /// After so many more events nothing is recorded any more, as on a full disk.
+    pub(crate) room: watch::Sender<usize>,
 }
 
 #[derive(Clone)]
 struct Service {
     published: watch::Sender<Bundle>,
     heard: watch::Sender<FabricReport>,
+    recorded: watch::Sender<Vec<AuditEvent>>,
+    room: watch::Sender<usize>,
 }
 
 type Refused = tonic::Status;
@@ -40,8 +46,14 @@ impl Issuer for Service {
         Err(Refused::unimplemented("it links nobody"))
     }
 
-    async fn audit(&self, _: Request<AuditEvent>) -> Result<Response<AuditReply>, Refused> {
-        Err(Refused::unimplemented("it keeps no log"))
+    async fn audit(&self, request: Request<AuditEvent>) -> Result<Response<AuditReply>, Refused> {
+        let full = *self.room.borrow() == 0;
+        self.room.send_modify(|room| *room = room.saturating_sub(1));
+        if full {
+            return Err(Refused::unavailable("its disk is full"));
+        }
+        self.recorded.send_modify(|recorded| recorded.push(request.into_inner()));
+        Ok(Response::new(AuditReply { sequence: self.recorded.borrow().len() as u64 }))
     }
 
     async fn watch_bundle(&self, _: Request<WatchBundleRequest>) -> Result<Response<Self::WatchBundleStream>, Refused> {
@@ -66,9 +78,12 @@ impl Issuer for Service {
 pub(crate) fn listen(socket: &Path) -> Anchor {
     let (published, (to, heard)) = (watch::Sender::default(), watch::channel(FabricReport::default()));
     let incoming = UnixListenerStream::new(UnixListener::bind(socket).unwrap());
-    let service = IssuerServer::new(Service { published: published.clone(), heard: to });
+    let (told, recorded) = watch::channel(Vec::new());
+    let room = watch::Sender::new(usize::MAX);
+    let service = Service { published: published.clone(), heard: to, recorded: told, room: room.clone() };
+    let service = IssuerServer::new(service);
     let shutdown = std::future::pending();
     let server = tonic::transport::Server::builder();
     tokio::spawn(async move { server.serve_with_incoming_shutdown(service, incoming, shutdown).await });
-    Anchor { published, heard }
+    Anchor { published, heard, recorded, room }
 }

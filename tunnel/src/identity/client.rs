@@ -6,13 +6,13 @@ use std::time::Duration;
 use futures_util::Stream;
 use hawser_api::proto::issuer::issuer_client::IssuerClient;
 use hawser_api::proto::issuer::{
-    Bundle, FabricReport, IssueReply, IssueRequest, RedeemLinkRequest, WatchBundleRequest,
+    AuditEvent, Bundle, FabricReport, IssueReply, IssueRequest, RedeemLinkRequest, WatchBundleRequest,
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 /// For one answer: much longer than a request may wait in the issuer's queue, since nothing works here without one.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -63,6 +63,28 @@ pub async fn report_fabric(
 ) -> Result<(), Status> {
     let mut client = within(async { connect(socket).await }).await?;
     client.report_fabric(reports).await.map(drop)
+}
+
+/// Has events recorded in the cluster's one audit log, in this order; how many are, and why no more are. One that the
+/// trust anchor will never take counts, or it would stand in the way of all others; it is logged.
+pub async fn audit(socket: &Path, events: Vec<AuditEvent>) -> (usize, Result<(), Status>) {
+    let mut client = match within(async { connect(socket).await }).await {
+        Ok(client) => client,
+        Err(status) => return (0, Err(status)),
+    };
+    let mut recorded = 0;
+    for event in events {
+        let (what, whom) = (event.event.clone(), event.subject.clone());
+        match within(client.audit(event)).await {
+            Ok(_) => {}
+            Err(status) if status.code() == Code::InvalidArgument => {
+                tracing::error!(what, whom, status = status.message(), "not in the audit log, and never will be");
+            }
+            Err(status) => return (recorded, Err(status)),
+        }
+        recorded += 1;
+    }
+    (recorded, Ok(()))
 }
 
 pub(super) async fn redeem_link(socket: &Path, request: RedeemLinkRequest) -> Result<Vec<u8>, Status> {
