@@ -1,5 +1,6 @@
 //! Trust domains of other makes: a real SPIRE server on the other side, each following the other's bundle endpoint.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::process::Command;
 
@@ -164,8 +165,50 @@ async fn curl_reads_our_bundle_by_a_web_certificate_and_can_do_nothing_else() ->
             let (_, said) = curl(&[&trusting[..], &["--request", method]].concat())?;
             ensure!(said.starts_with("HTTP/1.1 405") && said.contains("allow: GET"), "{method}: {said}");
         }
+        // Mozilla's intermediate profile, which SPIFFE Federation demands, begins with TLS 1.2.
+        for (version, spoken) in [("1.1", false), ("1.2", true), ("1.3", true)] {
+            let versions = ["--tlsv1.0", "--ciphers", "DEFAULT@SECLEVEL=0", "--tls-max", version];
+            let (answered, said) = curl(&[&trusting[..], &versions].concat())?;
+            ensure!(answered == spoken && said.starts_with("HTTP/1.1 200") == spoken, "TLS {version}: {said}");
+        }
         let (trusted, _) = curl(&[])?;
         ensure!(!trusted, "curl does not know the certificate's authority");
+
+        ensure!(go_spiffe(&ours, &["web".as_ref(), authority.as_os_str()])? == bundle, "go-spiffe has another bundle");
+        let other = fabric.state().join("root/root.crt");
+        let refused = go_spiffe(&ours, &["web".as_ref(), other.as_os_str()]);
+        ensure!(refused.is_err(), "go-spiffe took a certificate of nobody's");
+        Ok(())
+    })
+    .await
+}
+
+/// East's bundle as go-spiffe fetches it, or why it does not.
+fn go_spiffe(endpoint: &SocketAddr, proof: &[&OsStr]) -> Result<Bundle> {
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/.cache/go/client");
+    let mut command = Command::new(program);
+    command.args(["bundle", EAST]).arg(format!("https://{endpoint}/")).args(proof);
+    let done = command.output().context("no go-spiffe client: run e2e/install-tools")?;
+    ensure!(done.status.success(), "go-spiffe: {}", String::from_utf8_lossy(&done.stderr));
+    Ok(Bundle::parse(std::str::from_utf8(&done.stdout)?)?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn go_spiffe_reads_our_bundle_by_an_svid_and_by_no_other() -> Result<()> {
+    Fabric::test(Plan::over("auto"), async |fabric| {
+        let ours = at(fabric, 40, 8443);
+        publish(fabric, "east", &format!("{{address: \"{ours}\", profile: https_spiffe}}"))?;
+        fabric.up().await?;
+        let held = fabric.state().join("east/proxies/client/identity/bundle.json");
+        let fetched = go_spiffe(&ours, &["spiffe".as_ref(), held.as_os_str(), EAST_ENDPOINT.as_ref()])?;
+        ensure!(
+            fetched == Bundle::parse(&std::fs::read_to_string(&held)?)?,
+            "go-spiffe has another bundle: {fetched:?}"
+        );
+        for other in ["spiffe://east.hawser.test/ns/hawser-system/sa/gateway", "spiffe://west.hawser.test/x"] {
+            let refused = go_spiffe(&ours, &["spiffe".as_ref(), held.as_os_str(), other.as_ref()]);
+            ensure!(refused.is_err(), "go-spiffe took the endpoint for {other}");
+        }
         Ok(())
     })
     .await

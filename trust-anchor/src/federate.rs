@@ -210,3 +210,6 @@ fn reply(request: &Request<Incoming>, bundle: String) -> Response<Full<Bytes>> {
     }
     response
 }
+
+#[cfg(test)]
+mod tests;

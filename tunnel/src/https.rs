@@ -6,18 +6,23 @@
 //! https_spiffe  X509-SVID of the endpoint   ◀─ the bundle held by now       Server::spiffe  Client::spiffe
 //! ```
 //!
-//! Only the TLS: what is said over it is HTTP/1.1, and the callers' matter. TLS 1.3 alone, without resumption, as
-//! everywhere here.
+//! Only the TLS: what is said over it is HTTP/1.1, and the callers' matter. Without resumption, as everywhere here.
+//!
+//! TLS 1.2 is spoken here and nowhere else. SPIFFE Federation section 5 demands Mozilla's intermediate profile of servers,
+//! which is TLS 1.2 and 1.3 with forward secrecy and authenticated encryption; what is served is public, and nobody
+//! proves who he is by reading it. As clients we take it of `https_web` endpoints, which are the web's, and not of
+//! `https_spiffe` ones: their X509-SVIDs are proved as all SVIDs are, by TLS 1.3.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hawser_api::bundle::Bundle;
 use hawser_api::{SpiffeId, TrustDomain};
+use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::CertifiedKey;
-use rustls::version::TLS13;
+use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -26,7 +31,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::Clock;
-use crate::tls::{self, Expect, HandshakeError, Identity};
+use crate::tls::{self, Credentials, Expect, HandshakeError, Identity};
 
 /// The protocol that is spoken over it.
 const ALPN: &[u8] = b"http/1.1";
@@ -54,13 +59,14 @@ impl Server {
         if chain.is_empty() {
             return Err(cannot("the file holds no certificate"));
         }
-        let key = CertifiedKey::from_der(chain, key, &tls::provider()).map_err(cannot)?;
+        let key = CertifiedKey::from_der(chain, key, &tls::provider_of_the_web()).map_err(cannot)?;
         Self::with(Arc::new(key), clock)
     }
 
     fn with(key: Arc<CertifiedKey>, clock: Clock) -> Result<Self, HandshakeError> {
-        let mut config = ServerConfig::builder_with_details(Arc::new(tls::provider()), tls::time_provider(clock))
-            .with_protocol_versions(&[&TLS13])
+        let provider = Arc::new(tls::provider_of_the_web());
+        let mut config = ServerConfig::builder_with_details(provider, tls::time_provider(clock))
+            .with_protocol_versions(&[&TLS13, &TLS12])
             .map_err(cannot)?
             // SPIFFE Federation section 5.2.1: a client must not have to prove who it is.
             .with_no_client_auth()
@@ -96,10 +102,10 @@ impl Client {
         if roots.is_empty() {
             return Err(cannot("the file holds no authority"));
         }
-        let provider = Arc::new(tls::provider());
+        let provider = Arc::new(tls::provider_of_the_web());
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
         let config = ClientConfig::builder_with_details(provider, tls::time_provider(clock))
-            .with_protocol_versions(&[&TLS13])
+            .with_protocol_versions(&[&TLS13, &TLS12])
             .map_err(cannot)?
             .with_webpki_verifier(verifier.map_err(cannot)?)
             .with_no_client_auth();
@@ -110,6 +116,16 @@ impl Client {
     pub fn spiffe(domain: &TrustDomain, bundle: &Bundle, id: &SpiffeId, clock: Clock) -> Result<Self, HandshakeError> {
         let sources = BTreeMap::from([(domain.clone(), tls::Anchors::Bundle(bundle.clone()))]);
         let verifier = tls::verifier(sources, Expect::Identities([id.clone()].into()), clock).map_err(cannot)?;
+        Self::proved_by(verifier, clock)
+    }
+
+    /// For this very identity, proved by what is in force for its trust domain, which is not the one whose bundle is
+    /// asked for ("not self-serving", SPIFFE Federation section 5.2.2.4).
+    pub fn vouched(credentials: &Credentials, id: &SpiffeId, clock: Clock) -> Result<Self, HandshakeError> {
+        Self::proved_by(credentials.verifier(Expect::Identities([id.clone()].into())), clock)
+    }
+
+    fn proved_by(verifier: Arc<dyn ServerCertVerifier>, clock: Clock) -> Result<Self, HandshakeError> {
         let config = ClientConfig::builder_with_details(Arc::new(tls::provider()), tls::time_provider(clock))
             .with_protocol_versions(&[&TLS13])
             .map_err(cannot)?

@@ -32,7 +32,7 @@ mod tests;
 mod trust;
 
 use config::Configs;
-pub(crate) use config::{provider, time_provider};
+pub(crate) use config::{provider, provider_of_the_web, time_provider};
 pub use denied::Denials;
 pub use handshake::HandshakeError;
 pub(crate) use handshake::SERVER_NAME;
@@ -327,6 +327,11 @@ impl Credentials {
         let identity = snapshot.usable_identity()?;
         let anchors = snapshot.trust.anchors_of(&self.shared.own);
         snapshot.configs.server(alpn, || config::join(identity, anchors, self.shared.clock, alpn))
+    }
+
+    /// Our verifier by all that is trusted now, for who asks without being anybody.
+    pub(crate) fn verifier(&self, expect: Expect) -> Arc<dyn rustls::client::danger::ServerCertVerifier> {
+        Arc::new(config::Verifier::new(Arc::clone(&self.shared.snapshot.load().trust), expect))
     }
 
     /// After a handshake has completed: the peer that its certificates name, by the same verifier and by what is

@@ -76,7 +76,8 @@ pub struct BundleEndpoint {
     pub url: String,
     /// How the endpoint proves who it is. There is no falling back to the other one.
     pub profile: BundleProfile,
-    /// Of `https_spiffe`: the endpoint's SPIFFE ID.
+    /// Of `https_spiffe`: the endpoint's SPIFFE ID. If it is of another trust domain than the Link, that one must be
+    /// linked as well: its bundle proves the endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint_spiffe_id: Option<SpiffeId>,
     /// Of `https_web`: the authorities that may have signed its certificate, a PEM file.
@@ -93,7 +94,7 @@ pub enum BundleProfile {
     /// By a certificate for the URL's host name, of a public or a private authority.
     #[serde(rename = "https_web")]
     HttpsWeb,
-    /// By an X509-SVID of its trust domain.
+    /// By an X509-SVID.
     #[serde(rename = "https_spiffe")]
     HttpsSpiffe,
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
+	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
+	"github.com/spiffe/go-spiffe/v2/federation"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
 	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
@@ -95,6 +97,30 @@ func jwt(ctx context.Context) {
 	fmt.Println("jwt", parsed.ID, svid.Marshal())
 }
 
+// Fetches a bundle from a bundle endpoint: bundle TRUST-DOMAIN URL spiffe BUNDLE-FILE ENDPOINT-ID, or web CA-FILE. What
+// was fetched is printed as it is marshalled again.
+func bundle(ctx context.Context) {
+	domain, url, profile, file := spiffeid.RequireTrustDomainFromString(os.Args[2]), os.Args[3], os.Args[4], os.Args[5]
+	var proof federation.FetchOption
+	if profile == "spiffe" {
+		endpoint := spiffeid.RequireFromString(os.Args[6])
+		known, err := spiffebundle.Load(endpoint.TrustDomain(), file)
+		check(err)
+		proof = federation.WithSPIFFEAuth(known.X509Bundle(), endpoint)
+	} else {
+		pem, err := os.ReadFile(file)
+		check(err)
+		roots := x509.NewCertPool()
+		roots.AppendCertsFromPEM(pem)
+		proof = federation.WithWebPKIRoots(roots)
+	}
+	fetched, err := federation.FetchBundle(ctx, domain, url, proof)
+	check(err)
+	text, err := fetched.Marshal()
+	check(err)
+	fmt.Println(string(text))
+}
+
 func main() {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
@@ -107,5 +133,7 @@ func main() {
 		call(ctx)
 	case "jwt":
 		jwt(ctx)
+	case "bundle":
+		bundle(ctx)
 	}
 }

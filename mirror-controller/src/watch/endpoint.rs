@@ -6,6 +6,10 @@
 //!        ▲  https_spiffe: the bundle in force proves the endpoint                                         │
 //!        └────────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
+//!
+//! An `https_spiffe` endpoint may be of another trust domain than the bundle that it serves. Then the bundle of that one
+//! proves it, as it is in force here: it must be linked. Whoever has its keys can then say what the peer's anchors are,
+//! within what [`crate::bundles`] lets any source say: no key of ours, nor of another peer.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +17,7 @@ use std::time::Duration;
 use aws_lc_rs::digest;
 use hawser_api::bundle::Bundle;
 use hawser_api::objects::link::{BundleEndpoint, BundleProfile};
-use hawser_api::{ClusterName, TrustDomain};
+use hawser_api::{ClusterName, SpiffeId, TrustDomain};
 use hawser_runtime::clock;
 use hawser_tunnel::https::Client;
 
@@ -35,6 +39,8 @@ const AUTHORITIES_MAX: u64 = 4 << 20;
 pub trait Taker: Send + Sync {
     /// The bundle in force for the peer; `None` before one was decided.
     fn held(&self) -> Option<Bundle>;
+    /// A client for an endpoint that is not of the peer's own trust domain: by what is in force for that one.
+    fn vouched(&self, id: &SpiffeId) -> Result<Client, String>;
     /// What was fetched; the reason if it is not taken.
     fn offer(&self, document: &str) -> impl Future<Output = Result<(), String>> + Send;
     /// Why nothing could be fetched.
@@ -71,7 +77,7 @@ impl Endpoint {
     /// One fetch and one offer; `hint` becomes what the document says, whether it is taken or not.
     async fn round(&self, taker: &impl Taker, hint: &mut Option<u32>) -> Result<(), String> {
         let held = taker.held();
-        let client = self.client(held.as_ref()).await?;
+        let client = self.client(taker, held.as_ref()).await?;
         let url = Url::parse(&self.endpoint.url).map_err(|e| e.to_string())?;
         let document = fetch::get(&url, &client, self.endpoint.follow_redirects).await?;
         let bundle = Bundle::parse(&document).map_err(|e| e.to_string())?;
@@ -84,10 +90,13 @@ impl Endpoint {
     }
 
     /// Made anew each time: after a fetch it is the fetched bundle that proves the endpoint, and files change.
-    async fn client(&self, held: Option<&Bundle>) -> Result<Client, String> {
+    async fn client(&self, taker: &impl Taker, held: Option<&Bundle>) -> Result<Client, String> {
         match self.endpoint.profile {
             BundleProfile::HttpsSpiffe => {
                 let id = self.endpoint.endpoint_spiffe_id.as_ref().ok_or("endpointSpiffeId is missing")?;
+                if id.trust_domain() != self.domain {
+                    return taker.vouched(id);
+                }
                 let held = held.ok_or("there is no bundle yet that could prove the endpoint")?;
                 Client::spiffe(&self.domain, held, id, clock::now).map_err(|e| e.to_string())
             }

@@ -8,8 +8,9 @@ use std::time::Duration;
 use hawser_api::bundle::Bundle;
 use hawser_api::objects::Link;
 use hawser_api::objects::link::BundleProfile;
-use hawser_api::{ClusterName, TrustDomain};
+use hawser_api::{ClusterName, SpiffeId, TrustDomain};
 use hawser_runtime::{Process, clock};
+use hawser_tunnel::https::Client;
 use hawser_tunnel::pool::Dialer;
 use hawser_tunnel::tls::Credentials;
 use tokio::sync::watch;
@@ -215,6 +216,14 @@ impl Taker for Offers {
     fn held(&self) -> Option<Bundle> {
         let world = self.links.store.now();
         world.peers.get(&self.peer)?.bundle.as_ref().map(|held| held.bundle.clone())
+    }
+
+    fn vouched(&self, id: &SpiffeId) -> Result<Client, String> {
+        let (domain, credentials) = (id.trust_domain(), &self.links.credentials);
+        if !credentials.loaded().iter().any(|loaded| loaded.domain == domain) {
+            return Err(format!("the endpoint is of {domain}, of which no bundle is in force here: link it as well"));
+        }
+        Client::vouched(credentials, id, clock::now).map_err(|e| e.to_string())
     }
 
     async fn offer(&self, document: &str) -> Result<(), String> {

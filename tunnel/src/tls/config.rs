@@ -29,7 +29,7 @@ const CONFIGS_MAX: usize = 1024;
 /// aws-lc-rs, TLS 1.3 suites only. AES-128-GCM first: with hardware support it is the cheapest per byte, and 128 bits
 /// are what P-256 certificates offer anyway.
 pub(crate) fn provider() -> CryptoProvider {
-    let mut provider = aws_lc_rs::default_provider();
+    let mut provider = provider_of_the_web();
     provider.cipher_suites.retain(|suite| suite.tls13().is_some());
     provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
         CipherSuite::TLS13_AES_128_GCM_SHA256 => 0,
@@ -37,6 +37,11 @@ pub(crate) fn provider() -> CryptoProvider {
         _ => 2,
     });
     provider
+}
+
+/// The same with the suites of TLS 1.2 that are left: ECDHE with AES-GCM or ChaCha20. For bundle endpoints alone.
+pub(crate) fn provider_of_the_web() -> CryptoProvider {
+    aws_lc_rs::default_provider()
 }
 
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use hawser_api::SpiffeId;
 use hawser_tunnel::https::Server;
 use hawser_tunnel::testing::{Pki, clock, domain, id};
-use hawser_tunnel::tls::Identity;
+use hawser_tunnel::tls::{Anchors, Credentials, Identity};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -17,17 +17,21 @@ use super::*;
 const ANCHOR: &str = "/ns/hawser-system/sa/trust-anchor";
 
 /// Takes everything that parses, as the first bundle of a peer would be.
-struct Keeps(Mutex<(Option<Bundle>, Vec<String>)>);
+struct Keeps(Mutex<(Option<Bundle>, Vec<String>)>, Option<Credentials>);
 
 impl Keeps {
     fn with(bundle: Option<Bundle>) -> Self {
-        Self(Mutex::new((bundle, Vec::new())))
+        Self(Mutex::new((bundle, Vec::new())), None)
     }
 }
 
 impl Taker for &Keeps {
     fn held(&self) -> Option<Bundle> {
         self.0.lock().0.clone()
+    }
+    fn vouched(&self, id: &SpiffeId) -> Result<Client, String> {
+        let credentials = self.1.as_ref().ok_or("nobody else is linked")?;
+        Client::vouched(credentials, id, clock).map_err(|e| e.to_string())
     }
     async fn offer(&self, document: &str) -> Result<(), String> {
         self.0.lock().0 = Some(Bundle::parse(document).map_err(|e| e.to_string())?);
@@ -114,6 +118,28 @@ async fn an_endpoint_with_another_identity_another_root_or_no_bundle_to_judge_by
         assert_eq!((&keeps).held(), held);
         assert_eq!(asked.load(Ordering::Relaxed), 0, "no request was sent");
     }
+}
+
+#[tokio::test]
+async fn an_endpoint_of_another_trust_domain_is_proved_by_that_ones_bundle_and_not_by_the_one_it_serves() {
+    let (east, north) = (Pki::new(), Pki::new());
+    let credentials = Credentials::new(domain("west"), clock);
+    assert!(credentials.set_anchors(&domain("north"), Anchors::Bundle(bundle(&north, 1))).is_empty());
+    let asked_of = async |server: Server, id: SpiffeId, linked: bool| {
+        let (address, asked) = serve(server, ok(&bundle(&east, 2).to_document())).await;
+        let keeps = Keeps(Mutex::new((Some(bundle(&east, 1)), Vec::new())), linked.then(|| credentials.clone()));
+        let done = spiffe(address, id).round(&&keeps, &mut None).await;
+        let sequence = (&keeps).held().unwrap().sequence;
+        assert_eq!((sequence == 2, asked.load(Ordering::Relaxed) == 1), (done.is_ok(), done.is_ok()), "{done:?}");
+        done.is_ok()
+    };
+    assert!(asked_of(identity(&north, "north", ANCHOR), id("north", ANCHOR), true).await);
+    // Not linked; of the right name under the root of the bundle that is asked for; another identity of north's.
+    assert!(!asked_of(identity(&north, "north", ANCHOR), id("north", ANCHOR), false).await);
+    assert!(!asked_of(identity(&east, "north", ANCHOR), id("north", ANCHOR), true).await);
+    assert!(!asked_of(identity(&north, "north", "/ns/shop/sa/web"), id("north", ANCHOR), true).await);
+    // North's bundle is no word about an endpoint of the peer's own, whoever signed that.
+    assert!(!asked_of(identity(&north, "east", ANCHOR), id("east", ANCHOR), true).await);
 }
 
 #[tokio::test]

@@ -160,9 +160,6 @@ fn endpoint(rules: &mut Rules, link: &Link) {
     rules.must(!spiffe || has_id, &at("endpointSpiffeId"), "is missing", "https_spiffe needs the endpoint's SPIFFE ID");
     let remedy = "take it out, or write profile: https_spiffe";
     rules.must(spiffe || !has_id, &at("endpointSpiffeId"), "is not looked at by https_web", remedy);
-    let of_domain = endpoint.endpoint_spiffe_id.as_ref().is_none_or(|id| id.trust_domain() == link.spec.trust_domain);
-    let remedy = "an endpoint of another trust domain is refused: its bundle would vouch for this one's";
-    rules.must(of_domain, &at("endpointSpiffeId"), "is of another trust domain than the Link", remedy);
     let remedy = "take it out, or write profile: https_web";
     rules.must(!spiffe || endpoint.ca_file.is_none(), &at("caFile"), "is not looked at by https_spiffe", remedy);
 }
