@@ -24,13 +24,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         let directory = out.join(directory);
         std::fs::create_dir_all(&directory)?;
-        let mut builder = tonic_prost_build::configure().out_dir(&directory);
+        // Maps in order, so that equal messages are equal bytes.
+        let mut builder = tonic_prost_build::configure().out_dir(&directory).btree_map(".");
         for (package, module) in *others {
             builder = builder.extern_path(*package, *module);
         }
         builder.compile_fds(protox::compile(*protos, ["proto"])?)?;
     }
-    // Standards of others; their maps in order, so that equal messages are equal bytes.
+    // Standards of others.
     let foreign = ["proto/workload.proto", "proto/sds.proto"];
     for proto in foreign {
         println!("cargo:rerun-if-changed={proto}");

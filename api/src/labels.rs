@@ -24,6 +24,10 @@ pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub const MCS_SERVICE_NAME: &str = "multicluster.kubernetes.io/service-name";
 /// MCS: the cluster that an EndpointSlice comes from.
 pub const MCS_SOURCE_CLUSTER: &str = "multicluster.kubernetes.io/source-cluster";
+/// The standard label that says which controller an EndpointSlice belongs to: Kubernetes' own leaves others' alone.
+pub const SLICE_MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// The value of [`SLICE_MANAGED_BY`].
+pub const SLICE_MANAGED_BY_HAWSER: &str = "mirror-controller.hawser.dev";
 
 /// The namespace of Hawser's own services.
 pub const SYSTEM_NAMESPACE: &str = "hawser-system";

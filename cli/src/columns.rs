@@ -85,6 +85,7 @@ const EXPORTS: &[Column] = &[
     column("READY", ready),
     column("FEDERATED", |row| text(row, "federated")),
     wide("BY", |row| text(row, "by")),
+    wide("IMPORTED BY", |row| text(row, "importedBy")),
     wide("CONDITIONS", |row| {
         let condition = |c: &Value| format!("{}={}", text(c, "type"), text(c, "status"));
         list(row, "conditions").iter().map(condition).collect::<Vec<_>>().join(",")

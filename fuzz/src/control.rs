@@ -8,6 +8,7 @@ use hawser_mirror_controller::catalog::grpc as framing;
 use hawser_mirror_controller::catalog::limits::{
     IDENTITIES_MAX, MESSAGE_MAX, PORTS_MAX, REJECTIONS_MAX, SERVICES_MAX, check_request, check_update,
 };
+use hawser_mirror_controller::catalog::standard::{HOSTS_MAX, MARKS_MAX};
 use hawser_mirror_controller::world::Catalog;
 use hawser_runtime::fuzzing::{decode_last_known, encode_last_known};
 use prost::Message;
@@ -68,6 +69,9 @@ pub fn catalog(data: &[u8]) -> bool {
         assert_eq!(again.offers, known.offers);
         assert_eq!(again.refused, known.refused);
         assert_eq!(again.region, known.region);
+        // What is kept on disk is believed again as it was.
+        let kept = accept::update(&Catalog::default(), &accept::snapshot(&known), &domain);
+        assert_eq!(kept.offers, known.offers);
     }
     !known.offers.is_empty()
 }
@@ -82,6 +86,12 @@ fn believable(known: &Catalog, domain: &TrustDomain) {
         assert!(offer.identities.iter().all(|id| id.trust_domain() == *domain));
         assert!(!offer.ports.is_empty() && offer.ports.iter().all(|port| port.number > 0));
         assert!(offer.endpoints_ready == 0 || !offer.identities.is_empty());
+        let standard = &offer.standard;
+        assert!(standard.hosts.len() <= HOSTS_MAX && standard.ports.len() <= PORTS_MAX);
+        assert!(standard.labels.len() <= MARKS_MAX && standard.annotations.len() <= MARKS_MAX);
+        let mut marks = standard.labels.iter().chain(&standard.annotations);
+        assert!(marks.all(|(key, value)| !key.contains("kubernetes.io/") && !value.chars().any(char::is_control)));
+        assert!(offer.ports.iter().all(|port| standard.ports.contains(port)), "{key}: a port that is not declared");
     }
     for refused in &known.refused {
         assert!(!refused.reason.chars().any(char::is_control) && refused.service.bytes().all(|b| b.is_ascii_graphic()));

@@ -79,6 +79,8 @@ fn destinations() -> &'static (Tables, Bound) {
             let destination = Destination {
                 key: key.clone(),
                 dns_names: vec![dns.clone()],
+                group_names: Vec::new(),
+                headless_names: Vec::new(),
                 ports: vec![port(80, false), port(53, true)],
                 tiers: Vec::new(),
                 session: SessionMode::Auto,

@@ -12,6 +12,8 @@ pub mod accept;
 pub mod grpc;
 pub mod limits;
 pub mod listen;
+pub mod ports;
+pub mod standard;
 
 use std::time::Duration;
 

@@ -4,7 +4,8 @@
 //! world ─▶ local (services, endpoints, their proxies)
 //!       ─▶ exports (who may have what)      ─▶ catalogs, Export and Inbound resources
 //!       ─▶ mirrors (peers' offers, renamed) ─▶ mirror objects
-//!       ─▶ destinations (local, mirrors, clusterset) ─▶ Destination resources
+//!       ─▶ clusterset (who takes part, settled by conflicts) ─▶ hosts ─▶ imports
+//!       ─▶ destinations (local, mirrors, clusterset, hosts) ─▶ Destination resources
 //!       ─▶ peers                            ─▶ Peer resources
 //!       ─▶ statuses
 //! plan ─▶ owned (every object that should exist, for apply)
@@ -16,10 +17,15 @@
 pub mod bundle;
 pub mod clocks;
 pub mod clusterset;
+pub mod conflicts;
 pub mod destinations;
 pub mod exports;
+pub mod hosts;
+pub mod imports;
 pub mod local;
+pub mod made;
 pub mod mirrors;
+pub mod names;
 pub mod owned;
 pub mod proof;
 pub mod record;
@@ -55,6 +61,8 @@ pub struct Plan {
     pub peers: Resources,
     /// Mirror objects, by their local name.
     pub mirrors: BTreeMap<ServiceKey, mirrors::MirrorObject>,
+    /// ServiceImports with what gives them addresses and endpoints, by name.
+    pub imports: BTreeMap<ServiceKey, imports::ImportObject>,
     /// What users read.
     pub statuses: Statuses,
 }
@@ -70,6 +78,7 @@ pub fn plan(world: &World) -> Option<Plan> {
     let exports = exports::exports(world, objects);
     let mirrors = mirrors::mirrors(world, objects);
     let sets = clusterset::sets(world, objects, &exports, &mirrors);
+    let hosts = hosts::hosts(world, objects, &local, &mirrors, &sets);
     let mut plan = Plan {
         catalogs: exports::catalogs(world, objects, &exports, &local),
         inbound: exports::inbound(objects, &exports, &local),
@@ -81,13 +90,14 @@ pub fn plan(world: &World) -> Option<Plan> {
     plan.destinations = destinations::destinations(
         world,
         objects,
-        &destinations::Parts { local: &local, mirrors: &mirrors, sets: &sets },
+        &destinations::Parts { local: &local, mirrors: &mirrors, sets: &sets, hosts: &hosts },
     );
     plan.statuses = statuses::statuses(
         world,
         objects,
-        &statuses::Parts { local: &local, exports: &exports, mirrors: &mirrors, sets: &sets },
+        &statuses::Parts { local: &local, exports: &exports, mirrors: &mirrors, sets: &sets, hosts: &hosts },
     );
+    plan.imports = imports::imports(world, objects, &imports::Parts { local: &local, sets: &sets, hosts: &hosts });
     Some(plan)
 }
 

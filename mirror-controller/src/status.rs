@@ -59,6 +59,9 @@ pub struct ExportEntry {
     pub federated: bool,
     /// `Valid`, `Ready`, `Conflict` (MCS), `ClustersKnown`.
     pub conditions: Vec<Condition>,
+    /// Those of them that have it, as they say.
+    #[serde(default)]
+    pub imported_by: Vec<String>,
     /// The clusters that do not take it, as they say.
     pub rejections: Vec<RejectionEntry>,
 }

@@ -14,6 +14,8 @@ use hawser_api::proto::discovery::Listener;
 use hawser_api::{ClusterName, Namespace, ServiceKey, ServiceName, SpiffeId, TrustDomain};
 use tokio::sync::watch;
 
+use crate::catalog::standard::{self, Standard};
+
 /// The snapshot.
 #[derive(Debug, Clone)]
 pub struct World {
@@ -123,6 +125,8 @@ pub struct PeerState {
     pub gateways: BTreeMap<Namespace, GatewayState>,
     /// Why there is no session to its catalog; `None` while there is one.
     pub trouble: Option<hawser_api::Refusal>,
+    /// It has told what it does not take.
+    pub acknowledged: bool,
     /// What it does not take of what is exported to it, and why.
     pub rejections: Arc<BTreeMap<ServiceKey, String>>,
     /// Its anchors in force; `None` before they were decided.
@@ -243,10 +247,12 @@ pub struct Offer {
     pub endpoints_ready: u32,
     /// It is one service with those of the same name and namespace elsewhere.
     pub federated: bool,
-    /// When it was exported, seconds since the epoch; 0: not said.
-    pub exported_at: i64,
+    /// When it was exported, microseconds since the epoch; 0: not said.
+    pub exported_at_us: i64,
     /// `auto`, `shared` or `dedicated`.
     pub session: String,
+    /// What MCS reads of it.
+    pub standard: Standard,
 }
 
 /// One port of an [`Offer`].
@@ -256,16 +262,57 @@ pub struct OfferedPort {
     pub name: String,
     /// 1 to 65535.
     pub number: u16,
+    /// Only TCP is carried.
+    pub protocol: Protocol,
     /// May be empty.
     pub app_protocol: String,
+}
+
+impl OfferedPort {
+    /// What it takes in memory, roughly, bytes.
+    pub fn size(&self) -> usize {
+        64 + self.name.len() + self.app_protocol.len()
+    }
+}
+
+/// A port's protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protocol {
+    /// Carried.
+    Tcp,
+    /// Declared.
+    Udp,
+    /// Declared.
+    Sctp,
+}
+
+impl Protocol {
+    /// Kubernetes' word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        }
+    }
+
+    /// From that word; nothing is TCP.
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "" | "TCP" => Some(Self::Tcp),
+            "UDP" => Some(Self::Udp),
+            "SCTP" => Some(Self::Sctp),
+            _ => None,
+        }
+    }
 }
 
 impl Offer {
     /// What it takes in memory, roughly and without what every offer takes, bytes.
     pub fn size(&self) -> usize {
-        let ports: usize = self.ports.iter().map(|port| 64 + port.name.len() + port.app_protocol.len()).sum();
+        let ports: usize = self.ports.iter().map(OfferedPort::size).sum();
         let identities: usize = self.identities.iter().map(|id| 32 + id.as_str().len()).sum();
-        256 + ports + identities
+        256 + ports + identities + standard::size(&self.standard)
     }
 }
 

@@ -5,15 +5,18 @@
 //! ```
 //!
 //! Answers follow the Kubernetes DNS specification 1.1.0 and the multi-cluster services schema 1.0.0: a name's A record is
-//! its virtual address, SRV names the port that is really bound. Search lists are the resolver's business.
+//! its virtual address, SRV names the port that is really bound. A headless service of the clusterset has the addresses of
+//! its ready endpoints, each of which is `<host>.<cluster>.<service>.…` as well; `<cluster>.<service>.…` is nothing. Search
+//! lists are the resolver's business.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use hawser_api::ServiceKey;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, NS, SOA, SRV, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
@@ -52,7 +55,8 @@ pub struct Zone {
 /// What one name has; nothing: a name that only has others below it.
 #[derive(Debug, Default, Clone)]
 struct Node {
-    address: Option<Ipv4Addr>,
+    /// Several: those of a headless service's endpoints.
+    addresses: Vec<Ipv4Addr>,
     services: Vec<(u16, Name)>,
     text: Option<&'static str>,
 }
@@ -64,29 +68,43 @@ impl Zone {
         let mut zone = Self { nodes: HashMap::new(), serial };
         for apex in ZONES {
             let node = zone.node(&format!("ns.dns.{apex}"));
-            node.address = match server {
-                IpAddr::V4(address) => Some(address),
-                IpAddr::V6(_) => None,
-            };
+            if let IpAddr::V4(address) = server {
+                node.addresses.push(address);
+            }
         }
         zone.node("dns-version.clusterset.local").text = Some("1.0.0");
         zone.node("dns-version.cluster.local").text = Some("1.1.0");
-        for (name, key) in &tables.names {
-            let Some(target) = absolute(name).filter(|_| apex(name).is_some()) else { continue };
-            let doors = bound.destinations.get(key);
-            zone.node(name).address = doors.map(|d| d.address);
-            let Some(destination) = tables.destinations.get(key) else { continue };
-            for port in destination.ports.iter().filter(|p| !p.udp) {
-                let door = doors.and_then(|d| d.ports.iter().find(|b| b.number == port.number));
-                let Some(number) = door.and_then(|b| b.bound) else { continue };
-                zone.service(name, (number, target.clone()));
-                if !port.name.is_empty() {
-                    let label = port.name.to_ascii_lowercase();
-                    zone.service(&format!("_{label}._tcp.{name}"), (number, target.clone()));
-                }
+        let headless: HashSet<&String> = tables.destinations.values().flat_map(|d| &d.headless_names).collect();
+        for (name, key) in tables.names.iter().filter(|(name, _)| !headless.contains(name)) {
+            zone.destination(name, name, (tables, bound, key));
+        }
+        // Sorted, so that one state has one zone.
+        let mut members: Vec<_> = tables.destinations.values().filter(|d| !d.group_names.is_empty()).collect();
+        members.sort_by(|a, b| a.key.cmp(&b.key));
+        for member in members {
+            let Some(own) = member.dns_names.first() else { continue };
+            for group in &member.group_names {
+                zone.destination(group, own, (tables, bound, &member.key));
             }
         }
         zone
+    }
+
+    /// A name that leads to a destination, with its ports; SRV records name `target`.
+    fn destination(&mut self, name: &str, target: &str, (tables, bound, key): (&Tables, &Bound, &ServiceKey)) {
+        let Some(target) = absolute(target).filter(|_| apex(name).is_some()) else { return };
+        let doors = bound.destinations.get(key);
+        self.node(name).addresses.extend(doors.map(|d| d.address));
+        let Some(destination) = tables.destinations.get(key) else { return };
+        for port in destination.ports.iter().filter(|p| !p.udp) {
+            let door = doors.and_then(|d| d.ports.iter().find(|b| b.number == port.number));
+            let Some(number) = door.and_then(|b| b.bound) else { continue };
+            self.service(name, (number, target.clone()));
+            if !port.name.is_empty() {
+                let label = port.name.to_ascii_lowercase();
+                self.service(&format!("_{label}._tcp.{name}"), (number, target.clone()));
+            }
+        }
     }
 
     fn service(&mut self, name: &str, service: (u16, Name)) {
@@ -194,7 +212,7 @@ fn records(zone: &Zone, node: &Node, question: &Query, asked: &str, response: &m
     // The name as it was asked: resolvers that mix case on purpose compare it.
     let record = |data| Record::from_rdata(question.name().clone(), TTL, data);
     if wants(RecordType::A) {
-        response.answers.extend(node.address.map(|a| record(RData::A(A(a)))));
+        response.answers.extend(node.addresses.iter().map(|a| record(RData::A(A(*a)))));
     }
     if wants(RecordType::TXT) {
         response.answers.extend(node.text.map(|t| record(RData::TXT(TXT::new(vec![t.to_owned()])))));
@@ -203,10 +221,13 @@ fn records(zone: &Zone, node: &Node, question: &Query, asked: &str, response: &m
         for (port, target) in &node.services {
             response.answers.push(record(RData::SRV(SRV::new(0, 100, *port, target.clone()))));
             let name = target.to_ascii();
-            let address = zone.nodes.get(name.strip_suffix('.').unwrap_or(&name)).and_then(|n| n.address);
-            let glue = address.map(|a| Record::from_rdata(target.clone(), TTL, RData::A(A(a))));
-            let known = response.additionals.clone();
-            response.additionals.extend(glue.filter(|g| !known.contains(g)));
+            let node = zone.nodes.get(name.strip_suffix('.').unwrap_or(&name));
+            for address in node.into_iter().flat_map(|node| &node.addresses) {
+                let glue = Record::from_rdata(target.clone(), TTL, RData::A(A(*address)));
+                if !response.additionals.contains(&glue) {
+                    response.additionals.push(glue);
+                }
+            }
         }
     }
     if !ZONES.contains(&asked) {

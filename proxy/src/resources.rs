@@ -79,7 +79,7 @@ fn names(
     sorted.sort_by(|a, b| a.key.cmp(&b.key));
     let mut names: HashMap<String, ServiceKey> = HashMap::new();
     for destination in sorted {
-        for name in &destination.dns_names {
+        for name in destination.dns_names.iter().chain(&destination.headless_names) {
             let name = name.trim_end_matches('.').to_ascii_lowercase();
             match names.get(&name) {
                 Some(first) if *first != destination.key => {
@@ -109,6 +109,8 @@ fn destination(d: &wire::Destination, changed_at_ms: i64, own: &ClusterName) -> 
     Ok(Destination {
         key,
         dns_names: d.dns_names.clone(),
+        group_names: d.group_names.clone(),
+        headless_names: d.headless_names.clone(),
         ports: d.ports.iter().map(port).collect::<Result<_, _>>()?,
         tiers: d.tiers.iter().map(|t| tier(t, own)).collect::<Result<_, _>>()?,
         session: match d.session.as_str() {
@@ -158,6 +160,7 @@ fn backend(b: &wire::Backend, own: &ClusterName) -> Result<Backend, Problem> {
         weight: b.weight,
         service: ServiceKey::parse(&b.namespace, &b.name)?,
         identities: b.identities.iter().map(|id| id.parse::<SpiffeId>()).collect::<Result<_, _>>()?,
+        only: Some(b.endpoint.as_str().into()).filter(|id: &Arc<str>| !id.is_empty()),
         region: b.region.clone(),
         // 0 is no port, and means that.
         ports: b.ports.iter().map(|p| u16::try_from(*p).map_err(|_| Problem::Port(*p))).collect::<Result<_, _>>()?,

@@ -150,6 +150,7 @@ mod tests {
             service: "shop/checkout".parse().unwrap(),
             identities: Arc::from([]),
             reach: Reach::Remote { endpoints_ready: 1 },
+            only: None,
             region: String::new(),
             ports: Vec::new(),
         })
@@ -163,6 +164,8 @@ mod tests {
         Destination {
             key: "shop/checkout".parse().unwrap(),
             dns_names: Vec::new(),
+            group_names: Vec::new(),
+            headless_names: Vec::new(),
             ports: vec![Port { name: String::new(), number: 80, udp: false, app_protocol: String::new() }],
             tiers: tiers.iter().map(tier).collect(),
             session: SessionMode::Auto,

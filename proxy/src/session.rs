@@ -29,7 +29,7 @@ use crate::table::{Backend, Destination, Tables};
 
 pub(crate) use connect::{Reached, expect, hold, in_time, through_gateway};
 pub(crate) use member::{Hold, Member, Session, Ticket};
-pub(crate) use pool::{NoPlace, Pool};
+pub(crate) use pool::{Key as PoolKey, NoPlace, Pool};
 
 /// How often sessions are looked after: certificates, ejections that are over, endpoints that are missing.
 const TEND: Duration = Duration::from_millis(200);
@@ -37,7 +37,7 @@ const TEND: Duration = Duration::from_millis(200);
 /// All pools, and the destinations in use.
 #[derive(Debug, Default)]
 pub struct Sessions {
-    pools: Mutex<HashMap<pool::Key, Arc<Pool>>>,
+    pools: Mutex<HashMap<PoolKey, Arc<Pool>>>,
     targets: Mutex<HashMap<(ServiceKey, u16), Arc<Target>>>,
     /// How the peers' gateways do.
     pub(crate) gateways: Gateways,
@@ -68,7 +68,7 @@ impl Sessions {
     }
 
     /// The pool of a backend.
-    pub(crate) fn pool(&self, tables: &Tables, backend: &Arc<Backend>, key: pool::Key) -> Arc<Pool> {
+    pub(crate) fn pool(&self, tables: &Tables, backend: &Arc<Backend>, key: PoolKey) -> Arc<Pool> {
         let peer = tables.peers.get(&backend.cluster).cloned();
         let new = || Arc::new(Pool::new(key.clone(), backend.clone(), peer));
         self.pools.lock().entry(key.clone()).or_insert_with(new).clone()
@@ -93,7 +93,7 @@ impl Sessions {
     }
 
     /// Nothing leads to this pool any more.
-    fn withdraw(&self, context: &Context, tables: &Tables, key: &pool::Key, pool: &Arc<Pool>) {
+    fn withdraw(&self, context: &Context, tables: &Tables, key: &PoolKey, pool: &Arc<Pool>) {
         let Some(why) = withdrawn(context, tables, pool) else {
             pool.retire();
             if pool.holds().is_empty() {
@@ -165,8 +165,8 @@ fn withdrawn(context: &Context, tables: &Tables, pool: &Pool) -> Option<Code> {
 /// Those of these pools that a destination leads to, with a backend that says so and the destinations' names.
 fn named<'a>(
     tables: &'a Tables,
-    pools: &HashMap<pool::Key, Arc<Pool>>,
-) -> HashMap<pool::Key, (&'a Arc<Backend>, Vec<ServiceKey>)> {
+    pools: &HashMap<PoolKey, Arc<Pool>>,
+) -> HashMap<PoolKey, (&'a Arc<Backend>, Vec<ServiceKey>)> {
     let mut named: HashMap<_, (_, Vec<_>)> = HashMap::new();
     let destinations = tables.destinations.values().filter(|_| !pools.is_empty());
     for (destination, backend) in

@@ -30,6 +30,10 @@ pub struct Destination {
     pub key: ServiceKey,
     /// Its DNS names.
     pub dns_names: Vec<String>,
+    /// Names that it shares with others: DNS answers with the addresses of all.
+    pub group_names: Vec<String>,
+    /// Names by which it is called, and which DNS answers only with what shares them.
+    pub headless_names: Vec<String>,
     /// Its ports.
     pub ports: Vec<Port>,
     /// In order of preference.
@@ -91,6 +95,8 @@ pub struct Backend {
     pub identities: Arc<[SpiffeId]>,
     /// How to reach it.
     pub reach: Reach,
+    /// This endpoint and no other.
+    pub only: Option<Arc<str>>,
     /// Its region, may be empty.
     pub region: String,
     /// The backend's port for each of the destination's, by position; empty: the same numbers; 0: it does not serve that

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Metadata;
+use super::import::SessionAffinityConfig;
 use crate::names::Namespace;
 
 /// A Service. Fields that a standalone cluster has no use for (selector, type, …) are passed over.
@@ -30,9 +31,37 @@ pub struct ServiceSpec {
     /// `None` makes the service headless; an address inside 127.64.0.0/10 fixes the virtual address.
     #[serde(default, rename = "clusterIP", skip_serializing_if = "Option::is_none")]
     pub cluster_ip: Option<String>,
+    /// All of its addresses, one a family; the first is `clusterIP`.
+    #[serde(default, rename = "clusterIPs", skip_serializing_if = "Vec::is_empty")]
+    pub cluster_ips: Vec<String>,
     /// `ClusterIP` (default), `NodePort`, `LoadBalancer`, `ExternalName`.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
+    /// `IPv4`, `IPv6`, in order of preference.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ip_families: Vec<String>,
+    /// `SingleStack`, `PreferDualStack` or `RequireDualStack`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip_family_policy: Option<String>,
+    /// `None` (default) or `ClientIP`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_affinity: Option<String>,
+    /// Of `ClientIP`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_affinity_config: Option<SessionAffinityConfig>,
+    /// `Cluster` (default) or `Local`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub internal_traffic_policy: Option<String>,
+    /// Such as `PreferClose`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic_distribution: Option<String>,
+}
+
+impl ServiceSpec {
+    /// Whether callers name its endpoints, as it has no address.
+    pub fn is_headless(&self) -> bool {
+        self.cluster_ip.as_deref() == Some("None")
+    }
 }
 
 /// One port of a Service.
@@ -47,7 +76,7 @@ pub struct ServicePortSpec {
     /// The workload's port: number, or the name of an EndpointSlice port; absent: same number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_port: Option<TargetPort>,
-    /// `TCP` (default) or `UDP`.
+    /// `TCP` (default), `UDP` or `SCTP`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
     /// Such as `http`, `kubernetes.io/h2c`, `hawser.dev/opaque`.
@@ -135,7 +164,7 @@ pub struct EndpointPortSpec {
     pub name: Option<String>,
     /// Where the workload listens.
     pub port: u16,
-    /// `TCP` (default) or `UDP`.
+    /// `TCP` (default), `UDP` or `SCTP`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
     /// Overrides the Service port's.

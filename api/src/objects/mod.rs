@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod core;
 pub mod export;
 pub mod identity;
+pub mod import;
 pub mod link;
 pub mod load;
 pub mod policy;
@@ -17,8 +18,9 @@ use serde::{Deserialize, Serialize};
 
 pub use cluster::{Cluster, ClusterSpec, GatewaySpec, ProxySpec, WorkloadSpec};
 pub use core::{EndpointSlice, Service};
-pub use export::ServiceExport;
+pub use export::{ServiceExport, ServiceExportSpec};
 pub use identity::{Selectors, WorkloadIdentity, WorkloadIdentitySpec};
+pub use import::{ServiceImport, ServiceImportSpec};
 pub use link::{Link, LinkSpec};
 pub use policy::{FailoverPolicy, FailoverSpec};
 

@@ -1,15 +1,18 @@
-//! Writes mirrors and statuses as files: under another name, then moved. What is right already is not written again,
+//! Writes mirrors, imports and statuses as files: under another name, then moved. What is right already is not written again,
 //! and nothing is removed or overwritten that does not bear our mark.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hawser_api::labels;
+use hawser_api::objects::EndpointSlice;
+use hawser_api::objects::import::{ServiceImport, ServiceImportStatus};
+use hawser_api::{ServiceKey, labels};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::plan::Plan;
+use crate::plan::imports::ImportObject;
 use crate::plan::mirrors::MirrorObject;
 
 /// First line of every mirror file: the owner's mark.
@@ -44,19 +47,24 @@ impl Files {
     /// Makes the directory say what the plan says. `thorough` reads everything that is there first, and so repairs what
     /// others changed; otherwise what this process wrote is taken to be there still.
     pub fn apply(&mut self, plan: &Plan, thorough: bool) -> io::Result<Applied> {
-        let (mirrors, status) = (self.root.join("mirrors"), self.root.join("status"));
-        std::fs::create_dir_all(&mirrors)?;
-        std::fs::create_dir_all(&status)?;
+        let [mirrors, imports, status] = ["mirrors", "imports", "status"].map(|name| self.root.join(name));
         if thorough {
-            self.known = read_all(&mirrors)?;
-            self.known.extend(read_all(&status)?);
+            self.known.clear();
         }
-        let mut wanted = BTreeMap::new();
-        for (key, object) in &plan.mirrors {
-            wanted.insert(mirrors.join(format!("{}.{}.yaml", key.namespace, key.name)), render(object)?);
+        for directory in [&mirrors, &imports, &status] {
+            std::fs::create_dir_all(directory)?;
+            if thorough {
+                self.known.extend(read_all(directory)?);
+            }
         }
         let mut applied = Applied::default();
-        self.write_mirrors(wanted, &mirrors, &mut applied)?;
+        let path = |directory: &Path, key: &ServiceKey| directory.join(format!("{}.{}.yaml", key.namespace, key.name));
+        let of = |(key, object): (&ServiceKey, &MirrorObject)| Ok((path(&mirrors, key), render(object)?));
+        let wanted = plan.mirrors.iter().map(of).collect::<io::Result<_>>()?;
+        self.write_objects(wanted, &mirrors, &mut applied)?;
+        let of = |(key, object): (&ServiceKey, &ImportObject)| Ok((path(&imports, key), render_import(object)?));
+        let wanted = plan.imports.iter().map(of).collect::<io::Result<_>>()?;
+        self.write_objects(wanted, &imports, &mut applied)?;
         for (name, text) in statuses(plan)? {
             let path = status.join(name);
             if self.known.get(&path) != Some(&text) {
@@ -67,14 +75,15 @@ impl Files {
         Ok(applied)
     }
 
-    fn write_mirrors(
+    /// Makes the files of ours in this directory those that are wanted.
+    fn write_objects(
         &mut self,
         wanted: BTreeMap<PathBuf, String>,
-        mirrors: &Path,
+        directory: &Path,
         applied: &mut Applied,
     ) -> io::Result<()> {
         let ours = |text: &String| text.starts_with(MARK);
-        let stale = self.known.iter().filter(|(path, text)| path.starts_with(mirrors) && ours(text));
+        let stale = self.known.iter().filter(|(path, text)| path.starts_with(directory) && ours(text));
         let stale: Vec<PathBuf> =
             stale.filter(|(path, _)| !wanted.contains_key(*path)).map(|(p, _)| p.clone()).collect();
         for path in stale {
@@ -131,9 +140,24 @@ fn read_all(directory: &Path) -> io::Result<BTreeMap<PathBuf, String>> {
 
 fn render(object: &MirrorObject) -> io::Result<String> {
     debug_assert!(object.service.metadata.labels.contains_key(labels::MANAGED_BY));
+    documents(yaml(&object.service)?, &object.slices)
+}
+
+/// A ServiceImport with its status, as an API server would show it.
+fn render_import(object: &ImportObject) -> io::Result<String> {
+    #[derive(Serialize)]
+    struct Shown<'i> {
+        #[serde(flatten)]
+        import: &'i ServiceImport,
+        status: &'i ServiceImportStatus,
+    }
+    documents(yaml(&Shown { import: &object.import, status: &object.status })?, &object.slices)
+}
+
+fn documents(first: String, slices: &[EndpointSlice]) -> io::Result<String> {
     let mut text = MARK.to_owned();
-    text.push_str(&yaml(&object.service)?);
-    for slice in &object.slices {
+    text.push_str(&first);
+    for slice in slices {
         text.push_str("---\n");
         text.push_str(&yaml(slice)?);
     }
@@ -174,7 +198,7 @@ mod tests {
         let mut world = world(WEST);
         offer(&mut world, "east", vec![offered("east", "a", 1, false), offered("east", "b", 1, false)]);
         let full = plan(&world).unwrap();
-        assert_eq!(files.apply(&full, true).unwrap().written, 2 + 5);
+        assert_eq!(files.apply(&full, true).unwrap().written, 2 + 2 + 5);
         assert_eq!(files.apply(&full, false).unwrap(), Applied::default());
         assert_eq!(Files::new(root.path().to_owned()).apply(&full, true).unwrap(), Applied::default());
         let mirror = root.path().join("mirrors/shop.a-east.yaml");
@@ -186,8 +210,16 @@ mod tests {
         assert_eq!(read[0].as_ref().unwrap()["metadata"]["name"], "a-east");
         assert_eq!(read[1].as_ref().unwrap()["endpoints"][0]["addresses"][0], "127.0.0.1");
         offer(&mut world, "east", vec![offered("east", "b", 1, false)]);
-        assert_eq!(files.apply(&plan(&world).unwrap(), false).unwrap().removed, 1);
-        assert!(!mirror.exists());
+        let import = root.path().join("imports/shop.a.yaml");
+        let text = std::fs::read_to_string(&import).unwrap();
+        let read: serde_json::Value = serde_saphyr::from_str(text.split("---\n").next().unwrap()).unwrap();
+        assert_eq!(
+            (read["kind"].as_str(), read["spec"]["type"].as_str()),
+            (Some("ServiceImport"), Some("ClusterSetIP"))
+        );
+        assert_eq!(read["status"]["clusters"][0]["cluster"], "east");
+        assert_eq!(files.apply(&plan(&world).unwrap(), false).unwrap().removed, 2);
+        assert!(!mirror.exists() && !import.exists());
     }
 
     #[test]
@@ -204,7 +236,8 @@ mod tests {
         let applied = files.apply(&plan(&world).unwrap(), true).unwrap();
         assert_eq!(applied.foreign, std::slice::from_ref(&mine));
         offer(&mut world, "east", vec![]);
-        assert_eq!(files.apply(&plan(&world).unwrap(), true).unwrap().removed, 0);
+        // The import is ours, and alone goes.
+        assert_eq!(files.apply(&plan(&world).unwrap(), true).unwrap().removed, 1);
         assert_eq!(std::fs::read_to_string(mine).unwrap(), "mine: true\n");
         assert_eq!(std::fs::read_to_string(other).unwrap(), "other: true\n");
     }

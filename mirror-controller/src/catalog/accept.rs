@@ -1,17 +1,18 @@
 //! Pure: a peer's update → what this cluster believes, or why not.
 //!
-//! A peer can name services, ports and identities, and nothing else: no address, no label, no annotation. Its
-//! identities must be of its own trust domain, so that it speaks only for itself.
+//! A peer can name services, ports, identities and what the standard lets it export of labels and annotations, and
+//! nothing else: no address above all. Its identities must be of its own trust domain, so that it speaks only for itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hawser_api::objects::link::RefusedImport;
 use hawser_api::proto::catalog;
-use hawser_api::{ServiceKey, ServiceName, SpiffeId, TrustDomain};
+use hawser_api::{ServiceKey, SpiffeId, TrustDomain};
 
-use super::limits::{AUTHORITIES_MAX, IDENTITIES_MAX, PORTS_MAX, REJECTIONS_MAX, SERVICES_MAX};
-use crate::world::{Catalog, Offer, OfferedPort};
+use super::limits::{AUTHORITIES_MAX, IDENTITIES_MAX, REJECTIONS_MAX, SERVICES_MAX};
+use super::{ports, standard};
+use crate::world::{Catalog, Offer, OfferedPort, Protocol};
 
 /// Withdrawn services whose callers are told why; more are forgotten.
 pub const WITHDRAWN_MAX: usize = 1000;
@@ -87,7 +88,8 @@ fn withdraw(next: &mut Catalog, key: &ServiceKey) {
         next.withdrawn.pop_first();
     }
     // Nobody may answer for it any more; its ports stay, so that callers find somebody who tells them why.
-    let offer = Offer { identities: Vec::new(), endpoints_ready: 0, ..Offer::clone(&offer) };
+    let standard = standard::untold(&offer.ports);
+    let offer = Offer { identities: Vec::new(), endpoints_ready: 0, standard, ..Offer::clone(&offer) };
     next.withdrawn.insert(key.clone(), Arc::new(offer));
 }
 
@@ -109,17 +111,23 @@ fn offer(service: &catalog::Service, domain: &TrustDomain) -> Result<Offer, Stri
     if identities.is_empty() && service.endpoints_ready > 0 {
         return Err("it has ready endpoints and no identity that may answer for them".to_owned());
     }
+    let ports = carried(service)?;
+    let standard = match &service.standard {
+        Some(told) => standard::read(told, &ports)?,
+        None => standard::untold(&ports),
+    };
     Ok(Offer {
         service: key,
-        ports: ports(service)?,
+        ports,
         identities,
         endpoints_ready: service.endpoints_ready.min(ENDPOINTS_MAX),
         federated: service.federated,
-        exported_at: service.exported_at.max(0),
+        exported_at_us: exported_at_us(service),
         session: match service.session.as_str() {
             word @ ("shared" | "dedicated") => word.to_owned(),
             _ => "auto".to_owned(),
         },
+        standard,
     })
 }
 
@@ -142,41 +150,17 @@ fn clip(text: &str) -> String {
     text.chars().take(100).collect()
 }
 
-fn ports(service: &catalog::Service) -> Result<Vec<OfferedPort>, String> {
-    if service.ports.len() > PORTS_MAX {
-        return Err(format!("it has more than {PORTS_MAX} ports"));
-    }
-    let mut ports: BTreeMap<u16, OfferedPort> = BTreeMap::new();
-    let mut names = BTreeSet::new();
-    // Ports of protocols that are not carried are left out, the others serve.
-    for port in service.ports.iter().filter(|port| matches!(port.protocol.as_str(), "" | "TCP")) {
-        let number = u16::try_from(port.port).ok().filter(|number| *number > 0);
-        let number = number.ok_or_else(|| format!("its port {} is not 1 to 65535", port.port))?;
-        if !port.name.is_empty() {
-            port.name
-                .parse::<ServiceName>()
-                .map_err(|_| format!("the name of its port {number} is not a DNS label"))?;
-            if !names.insert(port.name.clone()) {
-                return Err(format!("two of its ports are called {}", port.name));
-            }
-        }
-        let protocol = &port.app_protocol;
-        if protocol.len() > 253 || !protocol.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./".contains(&b)) {
-            return Err(format!("the appProtocol of its port {number} is not a plain word"));
-        }
-        let offered = OfferedPort { name: port.name.clone(), number, app_protocol: protocol.clone() };
-        if ports.insert(number, offered).is_some() {
-            return Err(format!("it has port {number} twice"));
-        }
-    }
-    if ports.is_empty() {
-        return Err("it has no TCP port".to_owned());
-    }
-    // In the peer's order: the first port is the one that people mean.
-    let order: Vec<u16> = service.ports.iter().filter_map(|port| u16::try_from(port.port).ok()).collect();
-    let mut ports: Vec<OfferedPort> = ports.into_values().collect();
-    ports.sort_by_key(|port| order.iter().position(|number| *number == port.number));
-    Ok(ports)
+/// The ports that are carried: TCP alone, the others are declared in the standard's part.
+fn carried(service: &catalog::Service) -> Result<Vec<OfferedPort>, String> {
+    let mut ports = ports::read(&service.ports)?;
+    ports.retain(|port| port.protocol == Protocol::Tcp);
+    if ports.is_empty() { Err("it has no TCP port".to_owned()) } else { Ok(ports) }
+}
+
+/// Microseconds since the epoch; of a peer that tells seconds, those.
+fn exported_at_us(service: &catalog::Service) -> i64 {
+    let told = service.standard.as_ref().map_or(0, |standard| standard.exported_at_us);
+    if told > 0 { told } else { service.exported_at.max(0).saturating_mul(1_000_000) }
 }
 
 /// What a peer says it does not take, by service: names that are names, reasons cut and cleaned.
@@ -211,21 +195,16 @@ pub fn snapshot(catalog: &Catalog) -> catalog::Update {
 }
 
 fn wire(offer: &Offer) -> catalog::Service {
-    let port = |port: &OfferedPort| catalog::Port {
-        name: port.name.clone(),
-        port: u32::from(port.number),
-        protocol: "TCP".to_owned(),
-        app_protocol: port.app_protocol.clone(),
-    };
     catalog::Service {
         namespace: offer.service.namespace.to_string(),
         name: offer.service.name.to_string(),
-        ports: offer.ports.iter().map(port).collect(),
+        ports: offer.ports.iter().map(ports::write).collect(),
         identities: offer.identities.iter().map(ToString::to_string).collect(),
         endpoints_ready: offer.endpoints_ready,
         federated: offer.federated,
-        exported_at: offer.exported_at,
+        exported_at: offer.exported_at_us / 1_000_000,
         session: offer.session.clone(),
+        standard: offer.standard.told.then(|| standard::write(&offer.standard, offer.exported_at_us)),
     }
 }
 

@@ -4,6 +4,8 @@
 use prost::bytes::Buf;
 use prost::encoding::{WireType, decode_key, decode_varint};
 
+use super::standard::{HOSTS_MAX, MARKS_MAX};
+
 /// Longest message that is read, bytes.
 pub const MESSAGE_MAX: usize = 4 << 20;
 /// Services in one update, changed and removed each.
@@ -16,6 +18,8 @@ pub const AUTHORITIES_MAX: usize = 200;
 pub const PORTS_MAX: usize = 64;
 /// Identities of one service.
 pub const IDENTITIES_MAX: usize = 64;
+/// IP families of one service; there are two.
+const FAMILIES_MAX: usize = 4;
 
 /// Why an update is not decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,13 +48,38 @@ pub fn check_update(message: &[u8]) -> Result<(), OverLimit> {
     })
 }
 
+/// Its `standard` may come in several pieces, which the decoder puts together.
 fn check_service(message: &[u8]) -> Result<(), OverLimit> {
-    let (mut ports, mut identities) = (0, 0);
-    fields(message, |tag, _| match tag {
+    let (mut ports, mut identities, mut standard) = (0, 0, Declared::default());
+    fields(message, |tag, nested| match tag {
         3 => count(&mut ports, "ports of one service", PORTS_MAX),
         4 => count(&mut identities, "identities of one service", IDENTITIES_MAX),
+        9 => fields(nested, |tag, _| standard.count(tag)),
         _ => Ok(()),
     })
+}
+
+/// What one service's `standard` repeats.
+#[derive(Default)]
+struct Declared {
+    families: usize,
+    labels: usize,
+    annotations: usize,
+    ports: usize,
+    hosts: usize,
+}
+
+impl Declared {
+    fn count(&mut self, tag: u32) -> Result<(), OverLimit> {
+        match tag {
+            6 => count(&mut self.families, "IP families of one service", FAMILIES_MAX),
+            7 => count(&mut self.labels, "exported labels of one service", MARKS_MAX),
+            8 => count(&mut self.annotations, "exported annotations of one service", MARKS_MAX),
+            9 => count(&mut self.ports, "declared ports of one service", PORTS_MAX),
+            10 => count(&mut self.hosts, "hosts of one service", HOSTS_MAX),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Looks at an encoded `WatchRequest`: nothing of it is repeated but rejections.

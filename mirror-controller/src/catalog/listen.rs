@@ -179,14 +179,14 @@ impl CatalogServer {
                 let Ok(Ok(Some(request))) = tokio::time::timeout(REQUEST, reader.next::<WatchRequest>()).await else {
                     return answer(&mut respond, 3, "one WatchRequest is wanted");
                 };
-                self.acknowledged(&cluster, &request.rejections);
+                self.acknowledged(&cluster, &request.rejections, false);
                 self.tell(peer, &cluster, respond).await;
             }
             Method::Acknowledge => {
                 let Ok(Ok(Some(told))) = tokio::time::timeout(REQUEST, reader.next::<Acknowledgement>()).await else {
                     return answer(&mut respond, 3, "one Acknowledgement is wanted");
                 };
-                self.acknowledged(&cluster, &told.rejections);
+                self.acknowledged(&cluster, &told.rejections, true);
                 if let Some(trust) = told.trust {
                     self.fabric.acknowledged(&cluster, accept::acknowledgement(trust), crate::now_ms());
                 }
@@ -200,14 +200,17 @@ impl CatalogServer {
         }
     }
 
-    fn acknowledged(&self, cluster: &ClusterName, told: &[Rejection]) {
+    /// `whole`: it has seen what it is offered; a request comes before that.
+    fn acknowledged(&self, cluster: &ClusterName, told: &[Rejection], whole: bool) {
         let told = accept::rejections(told);
         self.store.update_peer(clock::millis(clock::now()), cluster, |peer| {
+            let first = whole && !peer.acknowledged;
+            peer.acknowledged |= whole;
             let changed = *peer.rejections != told;
             if changed {
                 peer.rejections = Arc::new(told);
             }
-            changed
+            changed || first
         });
     }
 

@@ -7,8 +7,11 @@ use std::collections::BTreeMap;
 
 use hawser_api::{ServiceKey, labels};
 
+use super::conflicts::{self, Exporter, Settled};
 use super::exports::{Export, labelled};
 use super::mirrors::{Mirror, Mirrors, Standing};
+use super::names;
+use crate::catalog::standard::{self, Standard};
 use crate::world::{Objects, World};
 
 /// One service of the clusterset.
@@ -18,14 +21,28 @@ pub struct Set<'m> {
     pub key: ServiceKey,
     /// This cluster takes part.
     pub local: bool,
-    /// Since when this cluster exports it, seconds since the epoch; 0: not said.
-    pub local_since: i64,
+    /// This cluster exports it; otherwise it takes part only as federated, or not at all.
+    pub exported: bool,
     /// The peers' parts, by cluster.
     pub mirrors: Vec<&'m Mirror>,
     /// At least one of them says that it is federated.
     pub federated: bool,
+    /// What its clusters agree on, or is settled between them; those that withdrew it have no say.
+    pub settled: Settled,
     /// Where its names are answered.
     pub at: At,
+}
+
+impl Set<'_> {
+    /// Any cluster exports it still, as far as is known: it is to be imported.
+    pub fn offered(&self) -> bool {
+        self.exported || self.mirrors.iter().any(|mirror| mirror.standing != Standing::Withdrawn)
+    }
+
+    /// The local name of what stands for all of it.
+    pub fn own_key(&self) -> Option<ServiceKey> {
+        own_key(&self.key, self.federated)
+    }
 }
 
 /// Where the names of a [`Set`] are answered.
@@ -41,7 +58,7 @@ pub enum At {
 
 /// All services of the clusterset, by their common name.
 pub fn sets<'m>(
-    _world: &World,
+    world: &World,
     objects: &Objects,
     exports: &BTreeMap<ServiceKey, Export>,
     mirrors: &'m Mirrors,
@@ -61,11 +78,45 @@ pub fn sets<'m>(
             parts.sort_by(|a, b| a.cluster.cmp(&b.cluster));
             let local = federated_here(&key) || exported_here(&key);
             let federated = federated_here(&key) || parts.iter().any(|part| part.offer.federated);
-            let local_since = exports.get(&key).map_or(0, |export| export.exported_at);
+            let own = local.then(|| own_account(objects, exports, &key));
+            let settled = settled(world, objects, own.as_ref(), &parts);
             let at = place(objects, mirrors, &key, local, federated, &parts);
-            Set { key, local, local_since, mirrors: parts, federated, at }
+            let exported = exported_here(&key);
+            Set { key, local, exported, mirrors: parts, federated, settled, at }
         })
         .collect()
+}
+
+/// This cluster's account of its Service, and since when it exports it.
+fn own_account(objects: &Objects, exports: &BTreeMap<ServiceKey, Export>, key: &ServiceKey) -> (i64, Standard) {
+    if let Some(export) = exports.get(key).filter(|export| export.invalid.is_none()) {
+        return (export.exported_at_us, export.standard.clone());
+    }
+    (0, objects.services.get(key).map(|service| standard::of(service, None)).unwrap_or_default())
+}
+
+fn settled(world: &World, objects: &Objects, own: Option<&(i64, Standard)>, parts: &[&Mirror]) -> Settled {
+    let own = own.map(|(since_us, standard)| Exporter {
+        cluster: &world.cluster,
+        domain: &world.domain,
+        since_us: *since_us,
+        standard,
+    });
+    let offered = parts.iter().filter(|part| part.standing != Standing::Withdrawn);
+    let peers = offered.filter_map(|part| {
+        Some(Exporter {
+            cluster: &part.cluster,
+            domain: &objects.links.get(&part.cluster)?.spec.trust_domain,
+            since_us: part.offer.exported_at_us,
+            standard: &part.offer.standard,
+        })
+    });
+    conflicts::settle(own.into_iter().chain(peers).collect())
+}
+
+fn own_key(key: &ServiceKey, federated: bool) -> Option<ServiceKey> {
+    let name = names::with_suffix(key.name.as_str(), if federated { "-federated" } else { "-clusterset" })?;
+    Some(ServiceKey { namespace: key.namespace.clone(), name })
 }
 
 #[expect(clippy::too_many_arguments, reason = "one pure rule over what its only caller has just worked out")]
@@ -86,11 +137,7 @@ fn place(
             None => At::Nowhere("nobody offers it".to_owned()),
         };
     }
-    let suffix = if federated { "federated" } else { "clusterset" };
-    let Ok(name) = format!("{}-{suffix}", key.name).parse() else {
-        return At::Nowhere(format!("{}-{suffix} would be longer than a name may be", key.name));
-    };
-    let own = ServiceKey { namespace: key.namespace.clone(), name };
+    let Some(own) = own_key(key, federated) else { return At::Nowhere(format!("{key} leaves no room for a name")) };
     if objects.services.contains_key(&own) || mirrors.by_name.contains_key(&own) {
         return At::Nowhere(format!("{own} is already the name of something else: rename that"));
     }

@@ -8,10 +8,13 @@ use hawser_api::proto::discovery;
 use hawser_api::{ClusterName, Code, Refusal, ServiceKey};
 
 use super::clusterset::{At, Set};
+use super::conflicts::served_as;
+use super::hosts::{Hosts, Member};
 use super::local::{self, LocalService};
 use super::mirrors::{Mirror, Mirrors, Standing};
 use super::{Resources, cluster_name, clusterset_name, region};
-use crate::world::{Objects, Offer, World};
+use crate::catalog::standard;
+use crate::world::{Objects, OfferedPort, Protocol, World};
 
 /// What the other parts of the plan found.
 #[derive(Debug)]
@@ -22,6 +25,8 @@ pub struct Parts<'p> {
     pub mirrors: &'p Mirrors,
     /// Services of the clusterset.
     pub sets: &'p [Set<'p>],
+    /// Endpoints of headless ones.
+    pub hosts: &'p Hosts<'p>,
 }
 
 /// All Destination resources.
@@ -37,13 +42,18 @@ pub fn destinations(world: &World, objects: &Objects, parts: &Parts<'_>) -> Reso
         match &set.at {
             At::Existing(key) => {
                 if let Some(destination) = found.get_mut(key) {
-                    destination.dns_names.push(clusterset_name(&set.key));
+                    called(destination, set);
                 }
             }
             At::Own(key) => {
                 found.insert(key.clone(), of_set(world, objects, parts, key, set));
             }
             At::Nowhere(_) => {}
+        }
+    }
+    for set in parts.sets {
+        for member in parts.hosts.by_set.get(&set.key).into_iter().flatten() {
+            found.insert(member.key.clone(), of_member(world, objects, parts, set, member));
         }
     }
     let wrap = |(key, destination)| (format!("destination/{key}"), discovery::resource::Kind::Destination(destination));
@@ -114,7 +124,7 @@ fn local_backend(
 
 fn of_mirror(world: &World, objects: &Objects, mirror: &Mirror) -> discovery::Destination {
     let mut destination = named(&mirror.key);
-    destination.ports = offered_ports(&mirror.offer);
+    destination.ports = mirror.offer.ports.iter().map(discovery_port).collect();
     destination.session.clone_from(&mirror.offer.session);
     match mirror_backend(world, objects, mirror) {
         Ok(backend) => destination.tiers = vec![tier(vec![backend])],
@@ -123,14 +133,13 @@ fn of_mirror(world: &World, objects: &Objects, mirror: &Mirror) -> discovery::De
     destination
 }
 
-fn offered_ports(offer: &Offer) -> Vec<discovery::Port> {
-    let convert = |port: &crate::world::OfferedPort| discovery::Port {
+fn discovery_port(port: &OfferedPort) -> discovery::Port {
+    discovery::Port {
         name: port.name.clone(),
         port: u32::from(port.number),
-        protocol: "TCP".to_owned(),
+        protocol: port.protocol.as_str().to_owned(),
         app_protocol: port.app_protocol.clone(),
-    };
-    offer.ports.iter().map(convert).collect()
+    }
 }
 
 /// A peer's share, or why it has none.
@@ -167,11 +176,9 @@ fn mirror_backend(world: &World, objects: &Objects, mirror: &Mirror) -> Result<d
     }
 }
 
-/// One part of a clusterset service: where, since when, with which ports, and its backend or why it has none.
+/// One part of a clusterset service: its ports, and its backend or why it has none.
 struct Part {
-    cluster: ClusterName,
-    exported_at: i64,
-    ports: Vec<discovery::Port>,
+    ports: Vec<OfferedPort>,
     session: String,
     backend: Result<discovery::Backend, Refusal>,
 }
@@ -187,25 +194,25 @@ fn of_set(
     if !set.federated {
         destination.dns_names.clear();
     }
-    destination.dns_names.push(clusterset_name(&set.key));
+    called(&mut destination, set);
     let mut members = members(world, objects, parts, set);
-    // The oldest export wins where they differ (MCS); 0 says nothing and is taken for the youngest.
-    members.sort_by_key(|member| {
-        (if member.exported_at == 0 { i64::MAX } else { member.exported_at }, member.cluster.clone())
-    });
-    destination.ports = union(&members);
-    destination.session = members.first().map_or_else(|| "auto".to_owned(), |member| member.session.clone());
+    let united = carried(&set.settled.ports);
+    destination.ports = united.iter().map(discovery_port).collect();
+    let oldest = set.settled.order.first().and_then(|cluster| members.get(cluster));
+    destination.session = oldest.map_or_else(|| "auto".to_owned(), |member| member.session.clone());
     let mut refusals = Vec::new();
     let mut backends = BTreeMap::new();
-    for member in members {
+    for cluster in &set.settled.order {
+        let Some(member) = members.remove(cluster) else { continue };
         match member.backend {
             Ok(mut backend) => {
-                backend.ports = port_map(&destination.ports, &member.ports);
-                backends.insert(member.cluster, backend);
+                backend.ports = port_map(&united, &member.ports, set.federated);
+                backends.insert(cluster.clone(), backend);
             }
             Err(refusal) => refusals.push(refusal),
         }
     }
+    refusals.extend(members.into_values().filter_map(|withdrawn| withdrawn.backend.err()));
     destination.tiers = tiers(&world.cluster, objects.policies.get(&set.key), backends);
     if destination.tiers.is_empty() {
         refuse(&mut destination, summary(&set.key, refusals));
@@ -213,8 +220,15 @@ fn of_set(
     destination
 }
 
-fn members(world: &World, objects: &Objects, parts: &Parts<'_>, set: &Set<'_>) -> Vec<Part> {
-    let mut members = Vec::new();
+/// By the standard's name: of a headless service DNS answers it with its endpoints.
+fn called(destination: &mut discovery::Destination, set: &Set<'_>) {
+    let headless = set.settled.standard.headless;
+    let names = if headless { &mut destination.headless_names } else { &mut destination.dns_names };
+    names.push(clusterset_name(&set.key));
+}
+
+fn members(world: &World, objects: &Objects, parts: &Parts<'_>, set: &Set<'_>) -> BTreeMap<ClusterName, Part> {
+    let mut members = BTreeMap::new();
     if let Some(service) = parts.local.get(&set.key).filter(|_| set.local) {
         let nobody = || {
             Refusal::new(
@@ -223,22 +237,55 @@ fn members(world: &World, objects: &Objects, parts: &Parts<'_>, set: &Set<'_>) -
                 format!("look at the EndpointSlices of {} and at the workloads behind them", set.key),
             )
         };
-        members.push(Part {
-            cluster: world.cluster.clone(),
-            exported_at: set.local_since,
-            ports: local::discovery_ports(service.service),
+        let part = Part {
+            ports: standard::of(service.service, None).ports,
             session: local::session(service.service),
             backend: local_backend(world, objects, &set.key, service).ok_or_else(nobody),
-        });
+        };
+        members.insert(world.cluster.clone(), part);
     }
-    members.extend(set.mirrors.iter().map(|mirror| Part {
-        cluster: mirror.cluster.clone(),
-        exported_at: mirror.offer.exported_at,
-        ports: offered_ports(&mirror.offer),
-        session: mirror.offer.session.clone(),
-        backend: mirror_backend(world, objects, mirror),
+    members.extend(set.mirrors.iter().map(|mirror| {
+        let part = Part {
+            ports: mirror.offer.ports.clone(),
+            session: mirror.offer.session.clone(),
+            backend: mirror_backend(world, objects, mirror),
+        };
+        (mirror.cluster.clone(), part)
     }));
     members
+}
+
+/// One endpoint of a headless service of the clusterset, by its own name; whoever asks for the service's name is told the
+/// addresses of all of them.
+fn of_member(
+    world: &World,
+    objects: &Objects,
+    parts: &Parts<'_>,
+    set: &Set<'_>,
+    member: &Member<'_>,
+) -> discovery::Destination {
+    let mut destination = named(&member.key);
+    destination.dns_names = vec![member.dns_name(&set.key)];
+    destination.group_names = vec![clusterset_name(&set.key)];
+    let united = carried(&set.settled.ports);
+    destination.ports = united.iter().map(discovery_port).collect();
+    let found = members(world, objects, parts, set).remove(&member.cluster);
+    let Some(part) = found else { return destination };
+    destination.session = part.session;
+    match part.backend {
+        Ok(mut backend) => {
+            backend.ports = port_map(&united, &part.ports, set.federated);
+            backend.endpoints.retain(|endpoint| endpoint.id == member.host.endpoint);
+            backend.endpoint.clone_from(&member.host.endpoint);
+            destination.tiers = vec![tier(vec![backend])];
+        }
+        Err(refusal) => refuse(&mut destination, refusal),
+    }
+    destination
+}
+
+fn carried(ports: &[OfferedPort]) -> Vec<OfferedPort> {
+    ports.iter().filter(|port| port.protocol == Protocol::Tcp).cloned().collect()
 }
 
 /// The reason that stands for all: the one that will pass soonest.
@@ -254,32 +301,11 @@ fn summary(key: &ServiceKey, refusals: Vec<Refusal>) -> Refusal {
     })
 }
 
-/// Ports of all, merged by name first, then by number (MCS). Of two ports with one name the older export's number
-/// holds; a name or number that is taken is not taken twice.
-fn union(members: &[Part]) -> Vec<discovery::Port> {
-    let mut ports: Vec<discovery::Port> = Vec::new();
-    for port in members.iter().flat_map(|member| &member.ports) {
-        let same = |known: &discovery::Port| same_port(known, port);
-        if !ports.iter().any(same) {
-            ports.push(port.clone());
-        }
-    }
-    ports
-}
-
-fn same_port(a: &discovery::Port, b: &discovery::Port) -> bool {
-    (!a.name.is_empty() && a.name == b.name) || (a.port == b.port && a.protocol == b.protocol)
-}
-
 /// The backend's number for each of the destination's ports, 0 where it does not serve it; empty when all are equal.
-fn port_map(destination: &[discovery::Port], backend: &[discovery::Port]) -> Vec<u32> {
-    let number = |port: &discovery::Port| {
-        let by_name = backend.iter().find(|b| !port.name.is_empty() && b.name == port.name);
-        let by_number = || backend.iter().find(|b| b.port == port.port && b.protocol == port.protocol);
-        by_name.or_else(by_number).map_or(0, |b| b.port)
-    };
+fn port_map(destination: &[OfferedPort], backend: &[OfferedPort], federated: bool) -> Vec<u32> {
+    let number = |port: &OfferedPort| served_as(port, backend, federated).map_or(0, u32::from);
     let map: Vec<u32> = destination.iter().map(number).collect();
-    let same = map.iter().zip(destination).all(|(number, port)| *number == port.port);
+    let same = map.iter().zip(destination).all(|(number, port)| *number == u32::from(port.number));
     if same { Vec::new() } else { map }
 }
 

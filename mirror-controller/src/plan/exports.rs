@@ -10,7 +10,9 @@ use hawser_api::{ClusterName, ServiceKey, labels};
 
 use super::Resources;
 use super::local::{self, LocalService};
-use crate::world::{Objects, World};
+use crate::catalog::ports;
+use crate::catalog::standard::{self, Standard};
+use crate::world::{Objects, Protocol, World};
 
 /// How many services are offered to one peer; an importer takes no more.
 pub const OFFERS_MAX: usize = 10_000;
@@ -26,8 +28,12 @@ pub struct Export {
     pub unknown: BTreeSet<ClusterName>,
     /// Why it is not exported, as MCS words it: `NoService`, `InvalidServiceType`; or `ReservedNamespace`.
     pub invalid: Option<&'static str>,
-    /// Seconds since the epoch, 0 where no object says.
-    pub exported_at: i64,
+    /// Microseconds since the epoch, 0 where no object says.
+    pub exported_at_us: i64,
+    /// What the standard reads of it; nothing where it is not valid.
+    pub standard: Standard,
+    /// What of it is not told to anybody, and why.
+    pub untold: Vec<String>,
 }
 
 /// Whether a Service bears this label with the value `true`.
@@ -63,8 +69,16 @@ fn export(objects: &Objects, key: &ServiceKey) -> Export {
         to.clear();
     }
     let since = object.map(|o| &o.metadata).or(service.map(|s| &s.metadata)).and_then(created_at);
-    let by = if object.is_some() { "ServiceExport" } else { "label" };
-    Export { by, to, unknown, invalid, exported_at: since.unwrap_or(0) }
+    let told = service.filter(|_| invalid.is_none()).map(|service| standard::of(service, object));
+    Export {
+        by: if object.is_some() { "ServiceExport" } else { "label" },
+        to,
+        unknown,
+        invalid,
+        exported_at_us: since.unwrap_or(0),
+        standard: told.unwrap_or_default(),
+        untold: object.map(standard::unfit).unwrap_or_default(),
+    }
 }
 
 /// The clusters that the annotation names; `None` without it. One that cannot be read names nobody.
@@ -74,7 +88,7 @@ fn named(metadata: &Metadata) -> Option<Vec<ClusterName>> {
 
 fn created_at(metadata: &Metadata) -> Option<i64> {
     let time = metadata.creation_timestamp.as_deref()?.parse::<jiff::Timestamp>().ok()?;
-    Some(time.as_second())
+    Some(time.as_microsecond())
 }
 
 /// What each linked cluster is offered.
@@ -99,22 +113,12 @@ pub fn catalogs(
 }
 
 fn offer(key: &ServiceKey, export: &Export, local: &LocalService<'_>) -> Option<catalog::Service> {
-    let ports: Vec<catalog::Port> = local
-        .service
-        .spec
-        .ports
-        .iter()
-        .filter(|port| local::carried(port))
-        .map(|port| catalog::Port {
-            name: port.name.clone().unwrap_or_default(),
-            port: u32::from(port.port),
-            protocol: "TCP".to_owned(),
-            app_protocol: port.app_protocol.clone().unwrap_or_default(),
-        })
-        .collect();
+    let carried = export.standard.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
+    let ports: Vec<catalog::Port> = carried.map(ports::write).collect();
     if ports.is_empty() {
         return None;
     }
+    let told = Standard { hosts: local.hosts(), ..export.standard.clone() };
     Some(catalog::Service {
         namespace: key.namespace.to_string(),
         name: key.name.to_string(),
@@ -122,8 +126,9 @@ fn offer(key: &ServiceKey, export: &Export, local: &LocalService<'_>) -> Option<
         identities: local.identities.iter().map(ToString::to_string).collect(),
         endpoints_ready: u32::try_from(local.ready()).unwrap_or(u32::MAX),
         federated: labelled(local.service, labels::FEDERATED),
-        exported_at: export.exported_at,
+        exported_at: export.exported_at_us / 1_000_000,
         session: local::session(local.service),
+        standard: Some(standard::write(&told, export.exported_at_us)),
     })
 }
 

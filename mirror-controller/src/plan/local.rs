@@ -6,8 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use hawser_api::objects::cluster::ProxySpec;
 use hawser_api::objects::core::{EndpointSlice, EndpointSpec, Service, ServicePortSpec, TargetPort, TargetRef};
 use hawser_api::proto::discovery;
-use hawser_api::{Namespace, ServiceKey, SpiffeId, labels};
+use hawser_api::{Namespace, ServiceKey, ServiceName, SpiffeId, labels};
 
+use super::names::fnv;
+use crate::catalog::standard::{HOSTS_MAX, Host};
 use crate::world::{Objects, World};
 
 /// A service of this cluster.
@@ -34,8 +36,17 @@ pub struct LocalEndpoint {
     pub ready: bool,
     /// The workload's address.
     pub address: IpAddr,
+    /// Its host name, where it has one.
+    pub hostname: Option<ServiceName>,
     /// Service port and workload's port.
     pub ports: Vec<(u16, u16)>,
+}
+
+impl LocalEndpoint {
+    /// The name by which it is called: its host name, or its id.
+    pub fn host(&self) -> Option<ServiceName> {
+        self.hostname.clone().or_else(|| self.id.parse().ok())
+    }
 }
 
 /// The proxy that fronts a workload: one of the Cluster's, or the one beside a Pod.
@@ -53,6 +64,17 @@ impl LocalService<'_> {
     /// Whether any endpoint takes new work.
     pub fn ready(&self) -> usize {
         self.endpoints.iter().filter(|endpoint| endpoint.ready).count()
+    }
+
+    /// Of a headless service: its ready endpoints by name, each once though it may be in a slice of each family.
+    pub fn hosts(&self) -> Vec<Host> {
+        let ready = self.endpoints.iter().filter(|endpoint| endpoint.ready && self.service.spec.is_headless());
+        let mut hosts: BTreeMap<ServiceName, Host> = BTreeMap::new();
+        for endpoint in ready {
+            let Some(name) = endpoint.host() else { continue };
+            hosts.entry(name.clone()).or_insert_with(|| Host { name, endpoint: endpoint.id.clone() });
+        }
+        hosts.into_values().take(HOSTS_MAX).collect()
     }
 
     /// The endpoints as discovery carries them; for one port, or for all.
@@ -119,7 +141,8 @@ fn add_slice<'w>(world: &World, objects: &'w Objects, slice: &EndpointSlice, loc
         local.identities.extend(identity.ok());
         let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
         let id = endpoint_id(slice, address, &ports);
-        local.endpoints.push(LocalEndpoint { id, proxy, ready, address, ports: ports.clone() });
+        let hostname = endpoint.hostname.as_deref().and_then(|name| name.parse().ok());
+        local.endpoints.push(LocalEndpoint { id, proxy, ready, address, hostname, ports: ports.clone() });
     }
 }
 
@@ -175,13 +198,10 @@ fn workload_port(port: &ServicePortSpec, slice: &EndpointSlice) -> Option<u16> {
     found.map(|port| port.port)
 }
 
-/// FNV-1a: not for secrecy, only so that an id is short, the same in every version, and says nothing.
+/// Short, the same in every version, and it says nothing.
 fn endpoint_id(slice: &EndpointSlice, address: IpAddr, ports: &[(u16, u16)]) -> String {
     let text = format!("{}/{}/{address}/{ports:?}", slice.metadata.namespace_or_default(), slice.metadata.name);
-    let hash = text
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    format!("{hash:016x}")
+    format!("{:016x}", fnv(&text))
 }
 
 /// The Service's ports as discovery carries them.

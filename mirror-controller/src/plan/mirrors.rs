@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use hawser_api::names::{LABEL_MAX, NameError};
 use hawser_api::objects::Link;
 use hawser_api::objects::Metadata;
-use hawser_api::objects::core::{EndpointPortSpec, EndpointSlice, EndpointSpec, Service, ServicePortSpec, ServiceSpec};
+use hawser_api::objects::core::{EndpointSlice, Service};
 use hawser_api::objects::link::{Import, RefusedImport};
-use hawser_api::{ClusterName, Namespace, ServiceKey, labels};
+use hawser_api::{ClusterName, Namespace, ServiceKey, ServiceName, labels};
 
-use super::reserved;
+use super::{made, names, reserved};
 use crate::world::{Objects, Offer, PeerState, World};
 
 /// How many mirrors one peer may cause; its other offers are refused.
@@ -154,9 +155,22 @@ fn local_name(cluster: &ClusterName, link: &Link, offer: &Offer) -> Result<(Serv
         return Err("default/kubernetes is every cluster's own API server".to_owned());
     }
     let template = link.spec.import.name_template.as_deref().unwrap_or("{service}-{cluster}");
-    let name = template.replace("{cluster}", cluster.as_str()).replace("{service}", offer.service.name.as_str());
-    let name = name.parse().map_err(|error| format!("its mirror cannot be named: {error}"))?;
+    let name = mirror_name(template, cluster, offer.service.name.as_str())?;
     Ok((ServiceKey { namespace: namespace.clone(), name }, namespace))
+}
+
+/// By the template; where that is too long, the service's own name is cut, so that what tells peers apart stays whole and
+/// none can choose its names to stand in another's place.
+fn mirror_name(template: &str, cluster: &ClusterName, service: &str) -> Result<ServiceName, String> {
+    let template = template.replace("{cluster}", cluster.as_str());
+    let times = template.matches("{service}").count();
+    let fixed = template.len() - times * "{service}".len();
+    let room = LABEL_MAX.saturating_sub(fixed).checked_div(times).unwrap_or(LABEL_MAX);
+    let service = names::fit(service, room).ok_or_else(|| {
+        format!("its mirror cannot be named: {template:?} leaves {room} characters for the name of the service")
+    })?;
+    let name = template.replace("{service}", &service).parse();
+    name.map_err(|error: NameError| format!("its mirror cannot be named: {error}"))
 }
 
 fn local_namespace(import: &Import, theirs: &Namespace) -> Result<Namespace, String> {
@@ -210,52 +224,14 @@ fn object(mirror: &Mirror, link: &Link, state: &PeerState) -> MirrorObject {
         annotations: of.clone(),
         creation_timestamp: None,
     };
-    let ports = mirror.offer.ports.iter().map(|port| ServicePortSpec {
-        name: Some(port.name.clone()).filter(|name| !name.is_empty()),
-        port: port.number,
-        target_port: None,
-        protocol: Some("TCP".to_owned()),
-        app_protocol: Some(port.app_protocol.clone()).filter(|protocol| !protocol.is_empty()),
-    });
-    let service = Service {
-        api_version: "v1".to_owned(),
-        kind: "Service".to_owned(),
-        metadata: metadata(mirror.key.name.to_string(), marks.clone()),
-        spec: ServiceSpec { ports: ports.collect(), cluster_ip: None, kind: None },
-    };
+    let service = made::service(
+        metadata(mirror.key.name.to_string(), marks.clone()),
+        &mirror.offer.ports,
+        &mirror.offer.standard,
+    );
     let mut slice_marks = marks;
     slice_marks.insert(labels::SERVICE_NAME.to_owned(), mirror.key.name.to_string());
     let usable = mirror.standing == Standing::Live && mirror.offer.endpoints_ready > 0;
-    let slices = gateway_endpoints(link, state, usable).into_iter().map(|((port, v6), endpoints)| EndpointSlice {
-        api_version: "discovery.k8s.io/v1".to_owned(),
-        kind: "EndpointSlice".to_owned(),
-        metadata: metadata(format!("{}-{port}{}", mirror.key.name, if v6 { "-v6" } else { "" }), slice_marks.clone()),
-        address_type: Some(if v6 { "IPv6" } else { "IPv4" }.to_owned()),
-        endpoints,
-        ports: vec![EndpointPortSpec {
-            name: Some("gateway".into()),
-            port,
-            protocol: Some("TCP".into()),
-            app_protocol: None,
-        }],
-    });
-    MirrorObject { service, slices: slices.collect() }
-}
-
-/// The peer's gateways that answer, by port number and address family.
-fn gateway_endpoints(link: &Link, state: &PeerState, usable: bool) -> BTreeMap<(u16, bool), Vec<EndpointSpec>> {
-    let mut by_port: BTreeMap<(u16, bool), Vec<EndpointSpec>> = BTreeMap::new();
-    for gateway in &link.spec.gateways {
-        let endpoints = by_port.entry((gateway.address.port(), gateway.address.is_ipv6())).or_default();
-        let down = state.gateways.get(&gateway.name).is_some_and(|known| !known.alive);
-        if usable && !down {
-            endpoints.push(EndpointSpec {
-                addresses: vec![gateway.address.ip().to_string()],
-                conditions: None,
-                hostname: None,
-                target_ref: None,
-            });
-        }
-    }
-    by_port
+    let slices = made::gateway_slices(&metadata(mirror.key.name.to_string(), slice_marks), link, state, usable);
+    MirrorObject { service, slices }
 }

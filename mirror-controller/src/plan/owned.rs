@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use hawser_api::Namespace;
+use hawser_api::objects::import::{ServiceImport, ServiceImportStatus};
 use hawser_api::objects::{EndpointSlice, Metadata, Service};
+use hawser_api::{Namespace, ServiceKey};
 use serde::Serialize;
 
 use super::Plan;
@@ -15,6 +16,8 @@ pub enum Kind {
     Service,
     /// `discovery.k8s.io/v1`
     EndpointSlice,
+    /// `multicluster.x-k8s.io/v1beta1`
+    ServiceImport,
 }
 
 impl Kind {
@@ -23,6 +26,7 @@ impl Kind {
         match self {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::ServiceImport => "ServiceImport",
         }
     }
 }
@@ -54,6 +58,8 @@ pub enum Owned<'p> {
     Service(&'p Service),
     /// An EndpointSlice.
     EndpointSlice(&'p EndpointSlice),
+    /// A ServiceImport, with where it stands.
+    ServiceImport(&'p ServiceImport, #[serde(skip)] &'p ServiceImportStatus),
 }
 
 impl Owned<'_> {
@@ -62,6 +68,7 @@ impl Owned<'_> {
         match self {
             Self::Service(service) => &service.metadata,
             Self::EndpointSlice(slice) => &slice.metadata,
+            Self::ServiceImport(import, _) => &import.metadata,
         }
     }
 }
@@ -69,17 +76,29 @@ impl Owned<'_> {
 /// All of it, in order: what belongs to one service together, the Service first.
 pub fn owned(plan: &Plan) -> Vec<(ObjectKey, Owned<'_>)> {
     let mut owned = Vec::new();
+    let of = |key: &ServiceKey, kind: Kind, name: &str| ObjectKey {
+        namespace: key.namespace.clone(),
+        service: key.name.to_string(),
+        kind,
+        name: name.to_owned(),
+    };
     for (key, object) in &plan.mirrors {
-        let of = |kind: Kind, name: &str| ObjectKey {
-            namespace: key.namespace.clone(),
-            service: key.name.to_string(),
-            kind,
-            name: name.to_owned(),
-        };
+        let of = |kind: Kind, name: &str| of(key, kind, name);
         owned.push((of(Kind::Service, key.name.as_str()), Owned::Service(&object.service)));
         for slice in &object.slices {
             owned.push((of(Kind::EndpointSlice, &slice.metadata.name), Owned::EndpointSlice(slice)));
         }
+    }
+    for (key, object) in &plan.imports {
+        let of = |kind: Kind, name: &str| of(key, kind, name);
+        for service in &object.derived {
+            owned.push((of(Kind::Service, &service.metadata.name), Owned::Service(service)));
+        }
+        for slice in &object.slices {
+            owned.push((of(Kind::EndpointSlice, &slice.metadata.name), Owned::EndpointSlice(slice)));
+        }
+        let import = Owned::ServiceImport(&object.import, &object.status);
+        owned.push((of(Kind::ServiceImport, key.name.as_str()), import));
     }
     owned.sort_by(|(a, _), (b, _)| a.cmp(b));
     owned
@@ -92,15 +111,21 @@ mod tests {
     use crate::plan::tests::{WEST, offer, offered, world};
 
     #[test]
-    fn every_mirror_is_listed_once_its_service_before_its_slices() {
+    fn every_object_is_listed_once_a_service_before_its_slices() {
         let mut world = world(WEST);
         offer(&mut world, "east", vec![offered("east", "a", 1, false), offered("east", "b", 1, false)]);
         let plan = plan(&world).unwrap();
         let listed: Vec<String> = owned(&plan).iter().map(|(key, _)| key.to_string()).collect();
         let expected = [
+            "EndpointSlice shop/a.east-7443",
+            "EndpointSlice shop/a.east-7444",
+            "ServiceImport shop/a",
             "Service shop/a-east",
             "EndpointSlice shop/a-east-7443",
             "EndpointSlice shop/a-east-7444",
+            "EndpointSlice shop/b.east-7443",
+            "EndpointSlice shop/b.east-7444",
+            "ServiceImport shop/b",
             "Service shop/b-east",
             "EndpointSlice shop/b-east-7443",
             "EndpointSlice shop/b-east-7444",

@@ -7,13 +7,14 @@ use hawser_api::{ClusterName, ServiceKey, labels};
 
 use super::clusterset::{At, Set};
 use super::exports::{Export, labelled};
+use super::hosts::Hosts;
 use super::local::{LocalService, carried};
 use super::mirrors::{Mirror, Mirrors, Standing};
 use super::{bundle, cluster_name, clusterset_name, destinations, region};
 use crate::status::{
     EndpointEntry, ExportEntry, LinkEntry, ListenerEntry, MirrorEntry, ObjectsEntry, RejectionEntry, Statuses, Warning,
 };
-use crate::world::{Objects, World};
+use crate::world::{Objects, Protocol, World};
 
 /// Refusals that a Link's status lists; the rest are counted.
 pub const REFUSED_SHOWN: usize = 100;
@@ -29,6 +30,8 @@ pub struct Parts<'p> {
     pub mirrors: &'p Mirrors,
     /// Services of the clusterset.
     pub sets: &'p [Set<'p>],
+    /// Endpoints of headless ones.
+    pub hosts: &'p Hosts<'p>,
 }
 
 impl<'p> Parts<'p> {
@@ -107,7 +110,8 @@ fn link(world: &World, objects: &Objects, parts: &Parts<'_>, name: &ClusterName)
         condition("Ready", false, if reachable { "CatalogStale" } else { "Unreachable" }, "see the other conditions")
     };
     let imported = parts.mirrors.by_name.values().filter(|m| m.cluster == *name && m.standing != Standing::Withdrawn);
-    let refused = parts.mirrors.refused.get(name).cloned().unwrap_or_default();
+    let mut refused = parts.mirrors.refused.get(name).cloned().unwrap_or_default();
+    refused.extend(parts.hosts.refused.get(name).into_iter().flatten().cloned());
     let status = LinkStatus {
         conditions: vec![ready, fresh, gateway, bundle::current(&state)],
         gateways,
@@ -161,8 +165,14 @@ fn export_entry(
         endpoints_ready: count(service.map_or(0, LocalService::ready)),
         federated: service.is_some_and(|s| labelled(s.service, labels::FEDERATED)),
         conditions: export_conditions(parts, index, key, export),
+        imported_by: export.to.iter().filter(|cluster| takes(world, cluster, key)).map(ToString::to_string).collect(),
         rejections: export.to.iter().filter_map(rejected).collect(),
     }
+}
+
+/// Whether a cluster that may have it has it: it is there, has told what it refuses, and this is not among it.
+fn takes(world: &World, cluster: &ClusterName, key: &ServiceKey) -> bool {
+    world.peers.get(cluster).is_some_and(|peer| peer.acknowledged && peer.alive && !peer.rejections.contains_key(key))
 }
 
 fn export_conditions(parts: &Parts<'_>, index: &Index<'_>, key: &ServiceKey, export: &Export) -> Vec<Condition> {
@@ -184,7 +194,9 @@ fn export_conditions(parts: &Parts<'_>, index: &Index<'_>, key: &ServiceKey, exp
             format!("namespace {} is the cluster's own: move the Service", key.namespace),
         ),
     };
+    let declared_only = export.invalid.is_none() && export.standard.ports.iter().all(|p| p.protocol != Protocol::Tcp);
     let ready = match (export.to.is_empty(), parts.local.get(key).map_or(0, LocalService::ready)) {
+        _ if declared_only => condition("Ready", false, "Failed", "it has no TCP port, and tunnels carry nothing else"),
         (true, _) => condition("Ready", false, "Pending", "no linked cluster may have it"),
         (false, 0) => condition("Ready", true, "Exported", "exported; no endpoint is ready"),
         (false, ready) => condition("Ready", true, "Exported", format!("exported with {ready} ready endpoints")),
@@ -199,40 +211,20 @@ fn export_conditions(parts: &Parts<'_>, index: &Index<'_>, key: &ServiceKey, exp
         );
         conditions.push(condition("ClustersKnown", false, "UnknownCluster", message));
     }
-    conditions.push(conflict(parts, index, key));
+    conditions.push(conflict(index, key));
     conditions
 }
 
-/// MCS: every part of a set is told when the parts differ.
-fn conflict(parts: &Parts<'_>, index: &Index<'_>, key: &ServiceKey) -> Condition {
-    let own = parts.local.get(key).map(|service| ports_of_local(service));
+/// MCS: every cluster that exports it is told what they disagree on.
+fn conflict(index: &Index<'_>, key: &ServiceKey) -> Condition {
     let set = index.by_name.get(key).filter(|set| set.local);
-    let others = set.map(|set| set.mirrors.as_slice()).unwrap_or_default();
-    let differs = others.iter().filter(|m| m.standing != Standing::Withdrawn).find(|m| Some(ports_of(m)) != own);
-    match (differs, set.map(|set| &set.at)) {
-        (Some(mirror), _) => {
-            let message = format!(
-                "{} exports it with other ports: all are offered, each goes only to who serves it",
-                mirror.cluster
-            );
-            condition("Conflict", true, "PortConflict", message)
+    match set {
+        Some(set) if !set.settled.conflicts.is_empty() => {
+            condition("Conflict", true, &set.settled.reasons(), set.settled.messages())
         }
-        (None, Some(At::Nowhere(why))) => condition("Conflict", true, "NameConflict", why.clone()),
-        (None, _) => condition("Conflict", false, "NoConflicts", "all clusters that export it agree"),
+        Some(Set { at: At::Nowhere(why), .. }) => condition("Conflict", true, "NameConflict", why.clone()),
+        _ => condition("Conflict", false, "NoConflicts", "all clusters that export it agree"),
     }
-}
-
-fn ports_of_local(service: &LocalService<'_>) -> Vec<(String, u16)> {
-    let ports = service.service.spec.ports.iter().filter(|port| carried(port));
-    let mut ports: Vec<_> = ports.map(|port| (port.name.clone().unwrap_or_default(), port.port)).collect();
-    ports.sort();
-    ports
-}
-
-fn ports_of(mirror: &Mirror) -> Vec<(String, u16)> {
-    let mut ports: Vec<_> = mirror.offer.ports.iter().map(|port| (port.name.clone(), port.number)).collect();
-    ports.sort();
-    ports
 }
 
 fn mirror_entry(index: &Index<'_>, mirror: &Mirror) -> MirrorEntry {
@@ -314,8 +306,13 @@ fn warnings(world: &World, objects: &Objects, parts: &Parts<'_>) -> Vec<Warning>
         service.warnings.iter().for_each(|warning| warn(format!("Service {key}"), warning.clone()));
         let udp = service.service.spec.ports.iter().any(|port| !carried(port));
         if udp && parts.exports.contains_key(key) {
-            warn(format!("Service {key}"), "only its TCP ports are exported".to_owned());
+            let message =
+                "only its TCP ports are carried; others are declared in ServiceImports, and nobody answers there";
+            warn(format!("Service {key}"), message.to_owned());
         }
+    }
+    for (key, export) in parts.exports {
+        export.untold.iter().for_each(|why| warn(format!("ServiceExport {key}"), why.clone()));
     }
     for (key, slices) in objects.slices.iter().filter(|(key, _)| !objects.services.contains_key(key)) {
         let message = format!("there is no Service {key}: add it, or correct the label {}", labels::SERVICE_NAME);

@@ -313,11 +313,10 @@ fn hostile_or_unfit_names_are_refused_with_reasons() {
     let system = catalog::Service { namespace: "kube-system".into(), ..offered("east", "dns", 1, false) };
     let own = catalog::Service { namespace: "hawser-system".into(), ..offered("east", "catalog", 1, false) };
     let api = catalog::Service { namespace: "default".into(), ..offered("east", "kubernetes", 1, false) };
-    let long = offered("east", &"x".repeat(60), 1, false);
     let taken = offered("east", "mine", 1, false);
     // `a-b-east` would be the mirror of both: east could choose its names to stand in b-east's place.
     let twin = offered("east", "a-b", 1, false);
-    offer(&mut world, "east", vec![system, own, api, long, taken, twin]);
+    offer(&mut world, "east", vec![system, own, api, taken, twin]);
     let name: ClusterName = "b-east".parse().unwrap();
     let catalog = accept::update(
         &crate::world::Catalog::default(),
@@ -328,8 +327,20 @@ fn hostile_or_unfit_names_are_refused_with_reasons() {
     let plan = plan(&world).unwrap();
     assert_eq!(plan.mirrors.keys().collect::<Vec<_>>(), Vec::<&ServiceKey>::new());
     let east = plan.statuses.links.iter().find(|link| link.name == "east").unwrap();
-    assert_eq!((east.status.offered, east.status.imported, east.status.refused.len()), (6, 0, 6));
+    assert_eq!((east.status.offered, east.status.imported, east.status.refused.len()), (5, 0, 5));
     assert!(east.status.refused.iter().all(|refused| !refused.reason.is_empty()));
+}
+
+#[test]
+fn a_long_name_is_cut_so_that_its_mirror_has_one_and_the_peers_name_stays_whole() {
+    let mut world = world(WEST);
+    let (one, two) = ("x".repeat(60), format!("{}y", "x".repeat(60)));
+    offer(&mut world, "east", vec![offered("east", &one, 1, true), offered("east", &two, 1, false)]);
+    let plan = plan(&world).unwrap();
+    assert_eq!(plan.mirrors.len(), 2, "{:?}", plan.statuses.links[0].status.refused);
+    assert!(plan.mirrors.keys().all(|key| key.name.as_str().len() == 63 && key.name.as_str().ends_with("-east")));
+    let federated = plan.destinations.keys().find(|key| key.ends_with("-federated")).unwrap();
+    assert!(federated.len() == "destination/shop/".len() + 63, "{federated}");
 }
 
 #[test]

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
-use hawser_api::{ClusterName, Code, Refusal, ServiceKey, ServicePort};
+use hawser_api::{Code, Refusal, ServiceKey, ServicePort};
 
 use super::bulk::Bulk;
 use super::retry::Budget;
 use crate::context::Context;
 use crate::metrics::RouteMetrics;
 use crate::route::{self, Choice, Position, Tried};
-use crate::session::Pool;
+use crate::session::{self, Pool};
 use crate::streams::Direction;
 use crate::table::{Backend, Destination, Tables};
 
@@ -49,9 +49,9 @@ pub(crate) struct Leg {
 }
 
 /// The pool that a backend's port is served by; `None`: it does not serve that port.
-pub(crate) fn pool_key(backend: &Backend, at: usize, number: u16) -> Option<(ClusterName, ServicePort)> {
+pub(crate) fn pool_key(backend: &Backend, at: usize, number: u16) -> Option<session::PoolKey> {
     let port = route::backend_port(backend, at, number)?;
-    Some((backend.cluster.clone(), ServicePort { service: backend.service.clone(), port }))
+    Some((backend.cluster.clone(), ServicePort { service: backend.service.clone(), port }, backend.only.clone()))
 }
 
 impl Target {
@@ -86,6 +86,8 @@ fn gone(destination: &Destination) -> Destination {
     Destination {
         key: key.clone(),
         dns_names: destination.dns_names.clone(),
+        group_names: Vec::new(),
+        headless_names: Vec::new(),
         ports: destination.ports.clone(),
         tiers: Vec::new(),
         session: destination.session,

@@ -113,7 +113,7 @@ impl Reached {
     }
 }
 
-/// Opens a tunnel to the pool's service port: to this endpoint, or to one that we do not have.
+/// Opens a tunnel to the pool's service port: to this endpoint, to the pool's only one, or to one that we do not have.
 pub(crate) async fn through_gateway(
     context: &Arc<Context>,
     pool: &Arc<Pool>,
@@ -123,6 +123,7 @@ pub(crate) async fn through_gateway(
         let message = format!("cluster {} is not linked", pool.cluster);
         Refusal::new(Code::NotLinked, message, "create a Link for it")
     })?;
+    let endpoint = endpoint.or(pool.only.as_deref());
     let avoid = if endpoint.is_some() { Vec::new() } else { pool.avoid() };
     let request = OpenRequest {
         target: pool.target.clone(),

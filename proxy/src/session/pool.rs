@@ -39,8 +39,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// then, and a caller of what is really gone is still told within a moment.
 const PAUSE_WAITED_FOR: Duration = Duration::from_millis(500);
 
-/// Which pool: a cluster's name and a service port as that cluster calls it.
-pub(crate) type Key = (ClusterName, ServicePort);
+/// Which pool: a cluster's name, a service port as that cluster calls it, and the endpoint where it is to be no other.
+pub(crate) type Key = (ClusterName, ServicePort, Option<Arc<str>>);
 
 /// The sessions to one service port in one cluster.
 #[derive(Debug)]
@@ -49,6 +49,8 @@ pub(crate) struct Pool {
     pub(crate) cluster: ClusterName,
     /// The service port as that cluster calls it.
     pub(crate) target: ServicePort,
+    /// This endpoint and no other.
+    pub(crate) only: Option<Arc<str>>,
     /// The same as the header that each stream bears.
     pub(crate) target_header: HeaderValue,
     /// The same as the authority of CONNECT streams, which nobody consults.
@@ -94,7 +96,7 @@ pub(crate) struct NoPlace {
 
 impl Pool {
     pub(super) fn new(key: Key, backend: Arc<Backend>, peer: Option<Arc<Peer>>) -> Self {
-        let (cluster, target) = key;
+        let (cluster, target, only) = key;
         let text = target.to_string();
         let now = Instant::now();
         let state = State {
@@ -112,6 +114,7 @@ impl Pool {
         let pool = Self {
             cluster,
             target,
+            only,
             // A service port is letters, digits and "-/:".
             target_header: HeaderValue::try_from(&text).unwrap_or_else(|_| HeaderValue::from_static("")),
             authority: Authority::try_from(text.replace('/', ".")).unwrap_or_else(|_| Authority::from_static("hawser")),
@@ -473,7 +476,8 @@ impl State {
     /// To how many far endpoints there should be sessions.
     fn wanted(&self) -> usize {
         let Reach::Remote { endpoints_ready } = self.backend.reach else { return 0 };
-        usize::try_from(self.ready.unwrap_or(endpoints_ready)).unwrap_or(SPREAD).min(SPREAD)
+        let spread = if self.backend.only.is_some() { 1 } else { SPREAD };
+        usize::try_from(self.ready.unwrap_or(endpoints_ready)).unwrap_or(spread).min(spread)
     }
 }
 

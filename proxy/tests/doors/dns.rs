@@ -116,6 +116,67 @@ fn every_kind_of_question_gets_its_answer() {
     }
 }
 
+/// A headless service of the clusterset with two endpoints in east and one in north, as many as are `ready`.
+fn headless(ready: usize) -> Zone {
+    let set = "db.shop.svc.clusterset.local";
+    let mut whole = destination("shop/db-clusterset", vec![port("sql", 5432)]);
+    whole.dns_names.clear();
+    whole.headless_names = vec![set.into()];
+    let mut all = vec![whole];
+    let mut bound = Bound::default();
+    let door = BoundPort { number: 5432, bound: Some(5432), reason: String::new() };
+    let mut bind = |service: &str, address: &str| {
+        let address = address.parse().unwrap();
+        let doors = BoundDestination { address, problem: None, ports: vec![door.clone()] };
+        bound.destinations.insert(key(service), doors);
+    };
+    bind("shop/db-clusterset", "127.65.0.1");
+    for (host, cluster, last) in
+        [("db-0", "east", 2), ("db-1", "east", 3), ("db-0", "north", 4)].into_iter().take(ready)
+    {
+        let service = format!("shop/db-{host}-{cluster}");
+        let mut member = destination(&service, vec![port("sql", 5432)]);
+        member.dns_names = vec![format!("{host}.{cluster}.{set}")];
+        member.group_names = vec![set.into()];
+        all.push(member);
+        bind(&service, &format!("127.65.0.{last}"));
+    }
+    let mut tables = tables(all);
+    tables.names.insert(set.into(), key("shop/db-clusterset"));
+    Zone::new(&tables, &bound, SERVER)
+}
+
+#[test]
+fn a_headless_service_of_the_clusterset_is_its_ready_endpoints_each_by_its_name() {
+    use RecordType::{A, SRV};
+    let ask = |zone: &Zone, name: &str, kind: RecordType| {
+        let bytes = respond(zone, &query(name, kind).to_vec().unwrap(), true).unwrap();
+        let answer = Message::from_vec(&bytes).unwrap();
+        let mut data = data(&answer);
+        data.sort();
+        (answer.metadata.response_code, data, answer.additionals.len())
+    };
+    let zone = headless(3);
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let set = "db.shop.svc.clusterset.local.";
+    let all = names(&["127.65.0.2", "127.65.0.3", "127.65.0.4"]);
+    assert_eq!(ask(&zone, set, A), (ResponseCode::NoError, all, 0));
+    let one = format!("db-1.east.{set}");
+    assert_eq!(ask(&zone, &one, A), (ResponseCode::NoError, names(&["127.65.0.3"]), 0));
+    // A cluster's part of it has no name of its own: it is there only to be empty.
+    assert_eq!(ask(&zone, &format!("east.{set}"), A), (ResponseCode::NoError, names(&[]), 0));
+    assert_eq!(ask(&zone, &format!("south.{set}"), A).0, ResponseCode::NXDomain);
+    assert_eq!(ask(&zone, &format!("db-9.east.{set}"), A).0, ResponseCode::NXDomain);
+    // SRV: one for each endpoint, with its address.
+    let targets = ["db-0.east", "db-0.north", "db-1.east"].map(|name| format!("0 100 5432 {name}.{set}"));
+    for name in [set.to_owned(), format!("_sql._tcp.{set}")] {
+        assert_eq!(ask(&zone, &name, SRV), (ResponseCode::NoError, targets.to_vec(), 3), "{name}");
+    }
+    assert_eq!(ask(&zone, &format!("_sql._udp.{set}"), SRV).0, ResponseCode::NXDomain);
+    // None ready: there is no such name.
+    assert_eq!(ask(&headless(0), set, A).0, ResponseCode::NXDomain);
+}
+
 #[test]
 fn an_srv_answer_brings_the_address_along() {
     let answer = ask(&query("_http._tcp.checkout-east.shop.svc.cluster.local.", RecordType::SRV));

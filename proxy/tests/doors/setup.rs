@@ -34,6 +34,8 @@ pub(crate) fn destination(service: &str, ports: Vec<Port>) -> Destination {
     let name = format!("{}.{}.svc.cluster.local", key.name, key.namespace);
     Destination {
         dns_names: vec![name],
+        group_names: Vec::new(),
+        headless_names: Vec::new(),
         ports,
         tiers: Vec::new(),
         session: SessionMode::Auto,
@@ -64,6 +66,7 @@ pub(crate) fn local(service: &str, inbound: SocketAddr) -> Vec<Tier> {
         service: key(service),
         identities: [id("east", "/ns/shop/sa/checkout")].into(),
         reach: Reach::Local(vec![endpoint]),
+        only: None,
         region: String::new(),
         ports: Vec::new(),
     };

@@ -54,6 +54,38 @@ async fn bytes_get_through_in_shared_and_in_dedicated_sessions_with_half_close()
     }
 }
 
+/// As an endpoint of a headless service is called by its own name, beside the service as a whole.
+#[tokio::test]
+async fn a_backend_of_one_endpoint_reaches_that_one_and_no_other() {
+    let lab = Lab::new();
+    let apps = [App::answering(OK).await, App::answering(OK).await, App::answering(OK).await];
+    let mut servers = Vec::new();
+    for app in &apps {
+        servers.push(Server::new(&lab, "east", app.address, "").await);
+    }
+    let all: Vec<&Server> = servers.iter().collect();
+    let gateway = Gateway::new(&lab, "g0", &all, Transport::Tcp).await;
+    let client = Client::new(&lab, Settings::default()).await;
+    for (wanted, mode) in [(2, SessionMode::Shared), (0, SessionMode::Shared), (1, SessionMode::Dedicated)] {
+        let backend = hawser_proxy::table::Backend { only: Some(format!("far{wanted}").into()), ..remote(3) };
+        let opaque = if mode == SessionMode::Dedicated { "hawser.dev/opaque" } else { "" };
+        let mut destination = destination_of(vec![vec![backend]], opaque);
+        destination.session = mode;
+        client.context.set_tables(tables(destination, &[&gateway]));
+        let before = apps.each_ref().map(connections);
+        for _ in 0..6 {
+            client.exchange("GET / HTTP/1.1\r\nhost: checkout\r\nconnection: close\r\n\r\n").await;
+        }
+        for (at, app) in apps.iter().enumerate() {
+            assert_eq!(connections(app) > before[at], at == wanted, "endpoint {at}, wanted {wanted}, {mode:?}");
+        }
+    }
+}
+
+fn connections(app: &App) -> usize {
+    app.connections.load(std::sync::atomic::Ordering::Relaxed)
+}
+
 #[tokio::test]
 async fn a_connection_that_is_silent_at_first_is_carried_as_bytes() {
     let app = App::echo().await;

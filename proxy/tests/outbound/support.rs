@@ -261,6 +261,8 @@ pub(crate) fn destination_of(tiers: Vec<Vec<Backend>>, app_protocol: &str) -> De
     Destination {
         key: SERVICE.parse().unwrap(),
         dns_names: vec!["checkout.shop.svc.cluster.local".into()],
+        group_names: Vec::new(),
+        headless_names: Vec::new(),
         ports: vec![Port { name: "http".into(), number: 80, udp: false, app_protocol: app_protocol.into() }],
         tiers: tiers.into_iter().map(tier).collect(),
         session: SessionMode::Shared,
@@ -277,6 +279,7 @@ pub(crate) fn backend(cluster: &str, reach: Reach) -> Backend {
         service: SERVICE.parse().unwrap(),
         identities: Arc::from([id(cluster, SERVER)]),
         reach,
+        only: None,
         region: String::new(),
         ports: Vec::new(),
     }

@@ -346,3 +346,33 @@ fn held(text: &str) {
         }
     }
 }
+
+#[test]
+fn an_export_s_own_labels_are_held_to_what_kubernetes_takes() {
+    const EXPORT: &str = "\
+apiVersion: multicluster.x-k8s.io/v1beta1
+kind: ServiceExport
+metadata: {name: checkout, namespace: shop}
+spec:
+  exportedLabels: {example.org/team: payments}
+  exportedAnnotations: {note: \"call us, day and night\"}
+";
+    let objects = parse("a.yaml", EXPORT).unwrap();
+    let Object::ServiceExport(export) = &objects[0].object else { panic!("{objects:?}") };
+    assert_eq!(export.spec.exported_labels["example.org/team"], "payments");
+    let cases: &[(String, &str)] = &[
+        (EXPORT.replace("payments", "\"day and night\""), "a.yaml:5: spec.exportedLabels[example.org/team]: is \"day"),
+        (EXPORT.replace("example.org/team", "Example.Org/team"), "[Example.Org/team]: is no key"),
+        (EXPORT.replace("example.org/team", "a/b/c"), "[a/b/c]: is no key"),
+        (EXPORT.replace("note:", "-note:"), "a.yaml:6: spec.exportedAnnotations[-note]: is no key"),
+        (EXPORT.replace("call us", &"x".repeat(1024)), "is 1039 bytes long; at most 1024 are carried"),
+        (EXPORT.replace("exportedLabels", "exportLabels"), "a.yaml:5: spec.exportLabels: unknown field"),
+    ];
+    for (text, part) in cases {
+        let problems = refused(text);
+        assert!(problems.iter().any(|p| p.contains(part)), "{part:?} is not in {problems:#?}");
+    }
+    let many: String = (0..33).map(|n| format!("n{n}: x, ")).collect();
+    let problems = refused(&EXPORT.replace("example.org/team: payments", many.trim_end_matches(", ")));
+    assert!(problems[0].contains("has 33 entries; at most 32 are carried"), "{problems:?}");
+}

@@ -102,7 +102,7 @@ fn what_a_peer_may_make_grow_is_bounded() {
     (huge.endpoints_ready, huge.exported_at, huge.session) = (u32::MAX, i64::MIN, "x".repeat(1 << 20));
     let known = hear(&Catalog::default(), vec![huge], true);
     let offer = known.offers.values().next().unwrap();
-    assert_eq!((offer.endpoints_ready, offer.exported_at, offer.session.as_str()), (ENDPOINTS_MAX, 0, "auto"));
+    assert_eq!((offer.endpoints_ready, offer.exported_at_us, offer.session.as_str()), (ENDPOINTS_MAX, 0, "auto"));
     let region = Update { region: "eu\n\u{1b}[31m".into(), snapshot: true, ..Update::default() };
     assert_eq!(update(&known, &region, &domain()).region, "");
 }
@@ -120,6 +120,12 @@ fn what_is_withdrawn_is_remembered_until_it_is_offered_again() {
 fn a_catalog_is_read_back_from_its_snapshot() {
     let mut two = good("two");
     two.ports.push(port(8080));
+    two.standard = Some(catalog::Standard {
+        ports: two.ports.clone(),
+        hosts: vec![catalog::Host { hostname: "two-0".into(), endpoint: "e0".into() }],
+        exported_at_us: 1_767_225_601_000_001,
+        ..catalog::Standard::default()
+    });
     let known = hear(&Catalog::default(), vec![good("a"), two], true);
     assert_eq!(update(&Catalog::default(), &snapshot(&known), &domain()), known);
     // Under another trust domain nothing of it is believed.

@@ -7,7 +7,7 @@ use super::{Rules, VIRTUAL_NETWORK, clip, export_to, metadata, service_name};
 use crate::labels;
 use crate::names::ServiceName;
 use crate::objects::core::{EndpointSlice, Service, ServicePortSpec, TargetPort};
-use crate::objects::export::ServiceExport;
+use crate::objects::export::{EXPORTED_MAX, EXPORTED_VALUE_MAX, ServiceExport};
 
 /// As many as are carried in a catalog entry.
 pub(super) const PORTS_MAX: usize = 64;
@@ -154,4 +154,38 @@ pub(super) fn export(rules: &mut Rules, export: &ServiceExport) {
     metadata(rules, &export.metadata);
     service_name(rules, &export.metadata);
     export_to(rules, &export.metadata);
+    exported(rules, "spec.exportedLabels", &export.spec.exported_labels);
+    exported(rules, "spec.exportedAnnotations", &export.spec.exported_annotations);
+    for (key, value) in &export.spec.exported_labels {
+        let field = format!("spec.exportedLabels[{key}]");
+        let remedy = "use letters, digits, '-', '_' and '.', at most 63, with a letter or digit at both ends";
+        rules.must(value.is_empty() || is_word(value), &field, format!("is {:?}", clip(value)), remedy);
+    }
+}
+
+/// What Kubernetes refuses at the importing cluster is refused here, where somebody can mend it.
+fn exported(rules: &mut Rules, field: &str, marks: &BTreeMap<String, String>) {
+    let many = format!("has {} entries; at most {EXPORTED_MAX} are carried", marks.len());
+    rules.must(marks.len() <= EXPORTED_MAX, field, many, "export fewer");
+    for (key, value) in marks {
+        let (prefix, name) = key.split_once('/').map_or((None, key.as_str()), |(prefix, name)| (Some(prefix), name));
+        let domain = prefix.is_none_or(|prefix| prefix.len() <= 253 && prefix.split('.').all(is_label));
+        let at = format!("{field}[{}]", clip(key));
+        rules.must(domain && is_word(name), &at, "is no key", "write it like team, or example.org/team");
+        let long = format!("is {} bytes long; at most {EXPORTED_VALUE_MAX} are carried", value.len());
+        rules.must(value.len() <= EXPORTED_VALUE_MAX, &at, long, "shorten it");
+    }
+}
+
+/// Name part of a label's key, and a label's value that is not empty.
+fn is_word(text: &str) -> bool {
+    let ends = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    text.len() <= 63
+        && ends(text.bytes().next())
+        && ends(text.bytes().last())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+
+fn is_label(text: &str) -> bool {
+    text.parse::<ServiceName>().is_ok()
 }
