@@ -27,7 +27,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use rcgen::{CertificateParams, KeyPair};
-use rustls_pki_types::PrivatePkcs8KeyDer;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -37,6 +38,7 @@ use tokio_util::task::TaskTracker;
 use crate::audit::{Caller, Entry};
 use crate::authority::Authority;
 use crate::csr;
+use crate::hierarchy::describe;
 use crate::issue::issue;
 
 /// The service account of the endpoint's SVID.
@@ -47,6 +49,9 @@ const CONNECTIONS_MAX: usize = 64;
 const CONNECTION_MAX: Duration = Duration::from_secs(10);
 /// For the request's head.
 const HEAD_MAX: Duration = Duration::from_secs(5);
+/// How often is looked whether it is time for another certificate, also while nobody asks: so that a failure is known
+/// before somebody does.
+const LOOK: Duration = Duration::from_secs(1);
 /// After a failure to accept, trying again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -83,6 +88,7 @@ pub(crate) async fn serve(
     tracing::info!(address, profile = config.profile.as_str(), "serving the bundle");
     let (places, tasks) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), TaskTracker::new());
     let endpoint = Arc::new(Endpoint { authority, config, proof: Mutex::new(None) });
+    process.spawn(Arc::clone(&endpoint).renew());
     loop {
         let accepted = tokio::select! {
             () = process.drain.cancelled() => break,
@@ -120,6 +126,7 @@ struct Endpoint {
 struct Proof {
     server: Server,
     state: State,
+    not_after: Option<SystemTime>,
 }
 
 #[derive(PartialEq)]
@@ -147,6 +154,16 @@ impl Endpoint {
             .serve_connection(TokioIo::new(stream), service)
             .await?;
         Ok(())
+    }
+
+    /// Has something to prove itself with, also while nobody asks, and says when that ends.
+    async fn renew(self: Arc<Self>) {
+        loop {
+            let own = Arc::clone(&self);
+            let _ = tokio::task::spawn_blocking(move || own.server(clock::now())).await;
+            self.authority.record.ends("bundle_endpoint", self.proof.lock().as_ref().and_then(|proof| proof.not_after));
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     fn server(&self, now: SystemTime) -> anyhow::Result<Server> {
@@ -179,7 +196,8 @@ impl Endpoint {
         let identity = Identity::new(leaf.chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into())?;
         let renew_at = now + not_after.duration_since(now).unwrap_or_default() / 2;
         let server = Server::spiffe(&identity, clock::now)?;
-        Ok(Some(Proof { server, state: State::Svid { issuer: intermediate.id(), renew_at } }))
+        let state = State::Svid { issuer: intermediate.id(), renew_at };
+        Ok(Some(Proof { server, state, not_after: Some(not_after) }))
     }
 
     fn files(&self, old: Option<&Proof>) -> anyhow::Result<Option<Proof>> {
@@ -193,7 +211,9 @@ impl Endpoint {
         }
         let State::Files(chain, key) = &state else { return Ok(None) };
         let server = Server::web(chain, key, clock::now)?;
-        Ok(Some(Proof { server, state }))
+        let not_after =
+            CertificateDer::from_pem_slice(chain).ok().and_then(|der| describe(&der)).map(|about| about.until);
+        Ok(Some(Proof { server, state, not_after }))
     }
 }
 

@@ -36,6 +36,7 @@ pub mod join;
 mod limit;
 pub mod link;
 mod listen;
+mod metrics;
 mod record;
 mod refused;
 mod revoke;

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::{Stream, StreamExt};
@@ -20,7 +19,6 @@ use hawser_runtime::{Process, clock, file};
 use hawser_tunnel::verify::Leaf;
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
 use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::{BoxFuture, StdError, http};
@@ -32,8 +30,11 @@ use crate::authority::Authority;
 use crate::issue::is_system;
 use crate::refused::Refused;
 
+mod lane;
 mod operator;
 mod status;
+
+use lane::Lane;
 
 /// Requests that wait or are served; more are told to come back. After an outage everybody renews at once.
 const QUEUE_MAX: usize = 256;
@@ -46,8 +47,8 @@ const FIRST_QUEUE_MAX: usize = 64;
 const FIRST_SERVED_MAX: usize = 8;
 /// Largest event of another daemon: four fields for people.
 const EVENT_MAX: usize = 4096;
-/// Longest wait in the queue. Clients wait longer than that for an answer.
-const WAIT_MAX: Duration = Duration::from_secs(2);
+/// Requests of one connection at a time, streams that stand included; more wait at the client's. A process of ours has four.
+const STREAMS_MAX: u32 = 32;
 /// Open bundle subscriptions: one per process of the cluster on this machine.
 const WATCHERS_MAX: usize = 1024;
 /// Largest request: a signing request and a chain are under 64 KiB even with foreign certificates.
@@ -78,16 +79,19 @@ pub(crate) fn bind(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
 pub(crate) async fn serve(authority: Arc<Authority>, listener: UnixListener, process: &Process) -> anyhow::Result<()> {
     let operator = operator::Service::new(Arc::clone(&authority));
     let operator = TrustServer::new(operator).max_decoding_message_size(hawser_api::bundle::DOCUMENT_MAX + REQUEST_MAX);
+    let metrics = lane::Metrics::new(process);
+    let (herd, first) = lane::pair((QUEUE_MAX, SERVED_MAX), (FIRST_QUEUE_MAX, FIRST_SERVED_MAX), &metrics);
     let service = Service {
         authority,
-        herd: Lane::new(QUEUE_MAX, SERVED_MAX),
-        first: Lane::new(FIRST_QUEUE_MAX, FIRST_SERVED_MAX),
-        strangers: Lane::new(8, 1),
+        herd,
+        first,
+        strangers: Lane::alone("strangers", 8, 1, &metrics),
         watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
         drain: process.drain.clone(),
     };
     let service = IssuerServer::new(service).max_decoding_message_size(REQUEST_MAX);
     tonic::transport::Server::builder()
+        .max_concurrent_streams(STREAMS_MAX)
         .serve_with_incoming_shutdown(
             Both { issuer: service, operator },
             UnixListenerStream::new(listener),
@@ -133,26 +137,6 @@ struct Service {
     strangers: Lane,
     watchers: Arc<Semaphore>,
     drain: CancellationToken,
-}
-
-/// Who may wait and who is served, of one kind of request.
-struct Lane {
-    queue: Arc<Semaphore>,
-    served: Arc<Semaphore>,
-}
-
-impl Lane {
-    fn new(queue: usize, served: usize) -> Self {
-        Self { queue: Arc::new(Semaphore::new(queue)), served: Arc::new(Semaphore::new(served)) }
-    }
-
-    /// A place, for as long as it is held; refused rather than waited for long.
-    async fn place(&self) -> Result<impl Send + use<>, Refused> {
-        let queued = Arc::clone(&self.queue).try_acquire_owned().map_err(|_| Refused::Busy)?;
-        let served = timeout(WAIT_MAX, Arc::clone(&self.served).acquire_owned()).await;
-        let served = served.map_err(|_| Refused::Busy)?.map_err(|_| Refused::Busy)?;
-        Ok((queued, served))
-    }
 }
 
 impl Service {

@@ -20,8 +20,9 @@ use crate::refused::Refused;
 use crate::rotate::LiveLeaf;
 use crate::signer::Intermediate;
 
-/// Most leaves that are known one by one; of more, those that end first are known only by their issuer.
-const LEAVES_MAX: usize = 50_000;
+mod leaves;
+
+use leaves::Leaves;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
@@ -40,12 +41,7 @@ struct Outcome {
 
 #[derive(Default)]
 struct Known {
-    /// By serial number.
-    leaves: BTreeMap<String, LiveLeaf>,
-    /// How often each identity was issued one.
-    counts: BTreeMap<String, u64>,
-    /// Leaves that there was no room for: how many of each issuer, and when the last of them ends.
-    others: BTreeMap<AuthorityId, (u64, i64)>,
+    leaves: Leaves,
     authorities: BTreeMap<&'static str, Vec<Value>>,
 }
 
@@ -59,28 +55,13 @@ pub(crate) struct Record {
     links: Family<Outcome, Counter>,
 }
 
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+/// As a gauge holds it.
+pub(crate) fn gauge(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-impl Known {
-    fn take(&mut self, leaf: LiveLeaf, replaces: &str, now_ms: i64) {
-        // Who renews has the new one in use, and nobody else had that key.
-        self.leaves.remove(replaces);
-        *self.counts.entry(leaf.spiffe_id.clone()).or_default() += 1;
-        self.leaves.insert(leaf.serial.clone(), leaf);
-        if self.leaves.len() > LEAVES_MAX {
-            self.leaves.retain(|_, leaf| leaf.not_after_ms > now_ms);
-            self.counts.retain(|id, _| self.leaves.values().any(|leaf| leaf.spiffe_id == *id));
-        }
-        while self.leaves.len() > LEAVES_MAX {
-            let first = self.leaves.values().min_by_key(|leaf| leaf.not_after_ms).cloned();
-            let Some(leaf) = first.and_then(|leaf| self.leaves.remove(&leaf.serial)) else { return };
-            let (count, until) = self.others.entry(leaf.issuer).or_default();
-            *count += 1;
-            *until = leaf.not_after_ms.max(*until);
-        }
-    }
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 impl Record {
@@ -110,7 +91,7 @@ impl Record {
         registry.register("hawser_link_tokens", links, record.links.clone());
         drop(registry);
         let known = Arc::clone(&record.known);
-        process.pages.add("/identities", move |_| page(&known.lock(), clock::now()));
+        process.pages.add("/identities", move |_| page(&mut known.lock(), clock::now()));
         record
     }
 
@@ -124,7 +105,7 @@ impl Record {
             && let Some(leaf) = leaf(&line.entry, line.time_ms)
             && leaf.not_after_ms > clock::millis(clock::now())
         {
-            self.known.lock().take(leaf, &line.entry.replaces, line.time_ms);
+            self.known.lock().leaves.take(leaf, &line.entry.replaces, line.time_ms);
         }
     }
 
@@ -137,7 +118,7 @@ impl Record {
         );
         let now_ms = clock::millis(now);
         if let Some(leaf) = leaf(entry, now_ms) {
-            self.known.lock().take(leaf, &entry.replaces, now_ms);
+            self.known.lock().leaves.take(leaf, &entry.replaces, now_ms);
         }
     }
 
@@ -148,23 +129,32 @@ impl Record {
 
     pub(crate) fn refused(&self, refused: &Refused) {
         self.refused.get_or_create(&Reason { reason: refused.reason() }).inc();
+        if matches!(refused, Refused::Busy) {
+            // Thousands at once, in just the moment when there is no time for them; the metric counts them.
+            tracing::debug!(target: "audit", reason = refused.reason(), "refused");
+            return;
+        }
         tracing::warn!(target: "audit", reason = refused.reason(), detail = %refused, "refused");
     }
 
     /// Leaves that are not over and that nobody is known to have replaced.
     pub(crate) fn live(&self, now: SystemTime) -> Vec<LiveLeaf> {
-        let now_ms = clock::millis(now);
         let mut known = self.known.lock();
-        known.leaves.retain(|_, leaf| leaf.not_after_ms > now_ms);
-        known.others.retain(|_, (_, until)| *until > now_ms);
-        let others = known.others.iter().map(|(issuer, (count, until))| LiveLeaf {
-            spiffe_id: format!("{count} other certificates"),
-            serial: String::new(),
-            issuer: *issuer,
-            issued_ms: 0,
-            not_after_ms: *until,
-        });
-        known.leaves.values().cloned().chain(others).collect()
+        known.leaves.expire(clock::millis(now));
+        known.leaves.all().collect()
+    }
+
+    /// How many of the leaves in use are to be renewed: issued before this time, or by another than who signs now.
+    pub(crate) fn to_renew(&self, before_ms: i64, signer: Option<AuthorityId>) -> usize {
+        self.known.lock().leaves.to_renew(before_ms, signer)
+    }
+
+    /// When the first of a kind ends; `None`: there is none any more.
+    pub(crate) fn ends(&self, kind: &'static str, first: Option<SystemTime>) {
+        match first {
+            Some(first) => drop(self.expiry.get_or_create(&Kind { kind }).set(gauge(seconds(first)))),
+            None => drop(self.expiry.remove(&Kind { kind })),
+        }
     }
 
     pub(crate) fn intermediate(&self, intermediate: &Intermediate, id: &str) {
@@ -175,7 +165,7 @@ impl Record {
     /// `all`: name, serial, end.
     pub(crate) fn authorities(&self, kind: &'static str, all: Vec<(String, String, u64)>) {
         if let Some(first) = all.iter().map(|(.., not_after)| *not_after).min() {
-            self.expiry.get_or_create(&Kind { kind }).set(i64::try_from(first).unwrap_or(i64::MAX));
+            self.expiry.get_or_create(&Kind { kind }).set(gauge(first));
         }
         let rows = all.into_iter().map(|(id, serial, not_after)| {
             json!({ "spiffeId": id, "serial": serial, "kind": kind, "notAfter": not_after, "issuedAt": null })
@@ -196,21 +186,14 @@ fn leaf(entry: &Entry, issued_ms: i64) -> Option<LiveLeaf> {
     })
 }
 
-/// The newest leaf of each identity.
-fn page(known: &Known, now: SystemTime) -> Value {
-    let now_ms = clock::millis(now);
-    let mut newest: BTreeMap<&str, &LiveLeaf> = BTreeMap::new();
-    for leaf in known.leaves.values().filter(|leaf| leaf.not_after_ms > now_ms) {
-        let present = newest.entry(&leaf.spiffe_id).or_insert(leaf);
-        if leaf.issued_ms >= present.issued_ms {
-            *present = leaf;
-        }
-    }
+/// The authorities, and the newest leaf of each identity.
+fn page(known: &mut Known, now: SystemTime) -> Value {
+    known.leaves.expire(clock::millis(now));
     let mut rows: Vec<Value> = known.authorities.values().rev().flatten().cloned().collect();
-    rows.extend(newest.into_values().map(|leaf| {
+    rows.extend(known.leaves.newest().map(|(leaf, issued)| {
         json!({
             "spiffeId": leaf.spiffe_id, "serial": leaf.serial, "kind": "leaf", "notAfter": leaf.not_after_ms / 1000,
-            "issuedAt": leaf.issued_ms / 1000, "issued": known.counts.get(&leaf.spiffe_id),
+            "issuedAt": leaf.issued_ms / 1000, "issued": issued,
         })
     }));
     json!({ "identities": rows })

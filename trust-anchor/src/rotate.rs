@@ -73,6 +73,11 @@ impl State {
         }
     }
 
+    /// All, as words.
+    pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+        ALL.into_iter().map(Self::as_str)
+    }
+
     /// The one that follows; `None` at the end.
     pub(crate) fn next(self) -> Option<Self> {
         ALL.into_iter().find(|state| *state > self)
@@ -84,7 +89,7 @@ impl FromStr for State {
     fn from_str(text: &str) -> Result<Self, Refused> {
         let found = ALL.into_iter().find(|state| state.as_str() == text);
         found.ok_or_else(|| {
-            let all: Vec<_> = ALL.iter().map(|state| state.as_str()).collect();
+            let all: Vec<_> = Self::names().collect();
             Refused::new(format!("{text:?} is no state of a rotation"), format!("there are: {}", all.join(", ")))
         })
     }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hawser_runtime::{Process, clock};
+use parking_lot::Mutex;
 
 use crate::authority::Authority;
+use crate::metrics::Metrics;
 use crate::{join, link};
 
 const PERIOD: Duration = Duration::from_secs(1);
@@ -15,12 +17,16 @@ const SWEEP_ROUNDS: u64 = 600;
 
 /// Follows until dropped.
 pub(crate) async fn follow(authority: Arc<Authority>, process: Process) {
+    let metrics = Arc::new(Mutex::new(Metrics::new(&process)));
     for round in 0_u64.. {
-        let looking = Arc::clone(&authority);
+        let (looking, metrics) = (Arc::clone(&authority), Arc::clone(&metrics));
         // Files are read and written, and the disk is waited for.
         let looked = tokio::task::spawn_blocking(move || {
             let now = clock::now();
-            looking.driver.lock().look(&looking, now);
+            let mut driver = looking.driver.lock();
+            driver.look(&looking, now);
+            metrics.lock().look(&looking, &driver);
+            drop(driver);
             if round % SWEEP_ROUNDS == 0
                 && let Err(error) = join::sweep(looking.store.directory(), now)
             {

@@ -14,13 +14,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hawser_api::bundle::Bundle;
+use hawser_api::objects::link::BundleProfile;
 use hawser_api::proto::issuer::issue_request::Attestation;
 use hawser_api::proto::issuer::issuer_client::IssuerClient;
 use hawser_api::proto::issuer::{IssueReply, IssueRequest, Renewal};
 use hawser_api::{SpiffeId, TrustDomain};
 use hawser_runtime::config::ProcessConfig;
 use hawser_runtime::{Process, clock};
-use hawser_trust_anchor::{Config, hierarchy, join};
+use hawser_trust_anchor::{BundleEndpointConfig, Config, WorkloadConfig, hierarchy, join};
 use hawser_tunnel::identity::{IdentitySource, keep};
 use hawser_tunnel::tls::{Anchors, Credentials, Identity};
 use rcgen::{CertificateParams, KeyPair, SigningKey};
@@ -503,14 +504,55 @@ async fn what_was_issued_and_refused_is_counted() {
     tokio::time::timeout(PATIENCE, process.until_ready()).await.unwrap();
     anchor.ask(&csr(&KeyPair::generate().unwrap()), by_token(&anchor.token(WEB))).await.unwrap();
     anchor.ask(&csr(&KeyPair::generate().unwrap()), by_token(&"0".repeat(64))).await.unwrap_err();
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &process.registry.lock()).unwrap();
+    let text = metrics(&process);
     for line in [
         "hawser_issuer_issued_total 1",
         "hawser_issuer_refused_total{reason=\"token_unknown\"} 1",
         "hawser_certificate_expiry_timestamp_seconds{kind=\"root\"} ",
         "hawser_certificate_expiry_timestamp_seconds{kind=\"intermediate\"} ",
+        "hawser_rotation_state{level=\"root\",state=\"none\"} 1",
+        "hawser_rotation_state{level=\"root\",state=\"active\"} 0",
+        "hawser_rotation_state{level=\"intermediate\",state=\"none\"} 1",
+        "hawser_rotation_refused{level=\"root\"} 0",
+        "hawser_rotation_leaves_to_renew 0",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
+}
+
+fn metrics(process: &Process) -> String {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &process.registry.lock()).unwrap();
+    text
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_bundle_endpoint_s_certificate_and_the_jwt_key_end_is_known_before_anybody_asks() {
+    let anchor = Anchor::new(3600);
+    anchor.sign_hierarchy();
+    let address = "127.0.0.1:0".parse().unwrap();
+    let endpoint = BundleEndpointConfig { address, profile: BundleProfile::HttpsSpiffe, certificate: None, key: None };
+    let workload = WorkloadConfig {
+        socket: anchor.path("open/workload.sock"),
+        objects: anchor.path("objects"),
+        jwt_key_seconds: 600,
+        jwt_ttl_seconds: 60,
+    };
+    let config = Config { bundle_endpoint: Some(endpoint), workload: Some(workload), ..anchor.config() };
+    let process = Process::detached();
+    let before = clock::millis(clock::now()) / 1000;
+    let daemon = tokio::spawn(hawser_trust_anchor::run(config, process.clone()));
+    let ends = |kind: &str| -> Option<i64> {
+        let sample = format!("hawser_certificate_expiry_timestamp_seconds{{kind=\"{kind}\"}} ");
+        metrics(&process).lines().find_map(|line| line.strip_prefix(&sample)?.parse().ok())
+    };
+    until("both ends", || ends("bundle_endpoint").is_some() && ends("jwt_key").is_some()).await;
+    let after = clock::millis(clock::now()) / 1000;
+    for (kind, life) in [("bundle_endpoint", 3600), ("jwt_key", 600)] {
+        let end = ends(kind).unwrap();
+        assert!((before + life..=after + life).contains(&end), "{kind}: {before} {end} {after}");
+    }
+    process.drain.cancel();
+    tokio::time::timeout(PATIENCE, daemon).await.unwrap().unwrap().unwrap();
+    process.stop.cancel();
 }

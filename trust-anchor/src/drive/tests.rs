@@ -160,6 +160,37 @@ fn a_root_is_replaced_with_its_intermediate_and_the_old_key_is_destroyed() {
 }
 
 #[test]
+fn metrics_say_how_far_the_rotation_of_each_level_is_and_when_what_comes_ends() {
+    let (directory, process) = (cluster(), Process::detached());
+    let authority = Authority::open(&config(directory.path()), &process).unwrap();
+    let mut metrics = crate::metrics::Metrics::new(&process);
+    let mut holds = |sample: &str, is: bool| {
+        look(&authority);
+        metrics.look(&authority, &authority.driver.lock());
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &process.registry.lock()).unwrap();
+        assert_eq!(text.contains(sample), is, "{sample} in\n{text}");
+    };
+    let next = ["root", "intermediate"].map(|kind| format!("expiry_timestamp_seconds{{kind=\"next_{kind}\"}} "));
+    holds("hawser_rotation_state{level=\"root\",state=\"none\"} 1", true);
+    holds("hawser_rotation_refused{level=\"root\"} 0", true);
+    authority.driver.lock().begin(Level::Root, State::Prepared, &authority, now()).unwrap();
+    holds("hawser_rotation_state{level=\"root\",state=\"idle\"} 1", true);
+    holds("hawser_rotation_since_timestamp_seconds{level=\"root\"} 0", false);
+    holds("hawser_rotation_refused{level=\"root\"} 1", true);
+    holds(&next[0], false);
+    round(&authority, directory.path(), Level::Root).unwrap();
+    holds("hawser_rotation_state{level=\"root\",state=\"prepared\"} 1", true);
+    holds("hawser_rotation_state{level=\"intermediate\",state=\"none\"} 1", true);
+    holds("hawser_rotation_refused{level=\"root\"} 0", true);
+    next.iter().for_each(|kind| holds(kind, true));
+    authority.driver.lock().command(Event::PauseAt(State::Retired), &authority, now()).unwrap();
+    finish(&authority, directory.path(), Level::Root);
+    holds("hawser_rotation_state{level=\"root\",state=\"retired\"} 1", true);
+    next.iter().for_each(|kind| holds(kind, false));
+}
+
+#[test]
 fn an_intermediate_is_replaced_under_the_same_root_and_the_bundle_stays() {
     let directory = cluster();
     let authority = open(directory.path());

@@ -119,6 +119,11 @@ impl Keys {
         self.all.lock().iter().filter_map(public).collect()
     }
 
+    /// When the last of them has signed for as long as a key may; before that there is another, or something is wrong.
+    pub(super) fn ends(&self) -> Option<SystemTime> {
+        self.all.lock().last().map(|kept| UNIX_EPOCH + Duration::from_millis(kept.signs_from) + self.lives.key)
+    }
+
     /// What signs now: the last that may.
     pub(super) fn signer(&self, now: SystemTime) -> Option<Signer> {
         let all = self.all.lock();
@@ -186,8 +191,10 @@ mod tests {
         let names = |keys: &Keys| keys.authorities().into_iter().map(|key| key.key_id).collect::<Vec<_>>();
         let first = names(&keys);
         assert_eq!((first.len(), keys.signer(start).unwrap().key_id), (1, first[0].clone()), "the first signs at once");
+        assert_eq!(keys.ends(), Some(at(10_000)));
         assert!(!keys.turn(at(9_699)));
         assert!(keys.turn(at(9_700)), "its successor is published");
+        assert_eq!(keys.ends(), Some(at(20_000)));
         let both = names(&keys);
         assert_eq!((both.len(), &both[0]), (2, &first[0]));
         assert_eq!(keys.signer(at(9_999)).unwrap().key_id, both[0], "but signs nothing yet");

@@ -160,6 +160,7 @@ async fn refresh(workload: Arc<Workload>) {
         if workload.keys.turn(now) {
             workload.authority.jwt.send_replace(workload.keys.authorities());
         }
+        workload.authority.record.ends("jwt_key", workload.keys.ends());
         let told = announced.borrow_and_update().clone();
         let document = workload.authority.bundle.borrow().clone();
         let report = fabric.borrow_and_update().clone();
