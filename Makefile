@@ -25,7 +25,10 @@ test-tools:
 
 bench: bench-peers
 	$(CARGO) build --release --locked -p hawser-cli -p hawser-bench
-	target/release/hawser-bench run --out bench --hawser target/release/hawser --envoy $(ENVOY)
+	$(CARGO) build --release --locked -p hawser-tunnel --features testing --example verify_speed
+	$(CARGO) build --release --locked -p hawser-trust-anchor --example issue_rate
+	target/release/hawser-bench run --out bench --hawser target/release/hawser --envoy $(ENVOY) \
+		--examples target/release/examples --step-ca $(CACHE)/step-ca
 
 bench-peers:
 	@bench/install-peers $(CACHE)

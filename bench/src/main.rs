@@ -1,7 +1,8 @@
 //! Measures Hawser next to its peers: client → egress → gateway → inbound → server, all on this machine.
 //!
 //! ```text
-//! run    starts every chain (chain, hawser, peers), then alternates over them row by row (rows), and writes report
+//! run    starts every chain (chain, hawser, peers), then alternates over them row by row (rows), measures handshakes and
+//!        issuing next to OpenSSL and step-ca (trust), and writes report
 //! serve  the server at the end of a chain, pinned to the load's core
 //! load   one measurement from the client's end, pinned to the load's core, printed as JSON
 //! ```
@@ -16,6 +17,7 @@ mod process;
 mod report;
 mod rows;
 mod serve;
+mod trust;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -42,6 +44,12 @@ enum Command {
         /// The Envoy binary; without it that column stays empty.
         #[arg(long)]
         envoy: Option<PathBuf>,
+        /// The folder with the examples `verify_speed` and `issue_rate` (release build).
+        #[arg(long, default_value = "target/release/examples")]
+        examples: PathBuf,
+        /// The folder with `step-ca` and its `load`; without them that column stays empty, and says so.
+        #[arg(long, default_value = "bench/.cache/step-ca")]
+        step_ca: PathBuf,
         /// Measurements per row and chain; the median counts.
         #[arg(long, default_value_t = 3)]
         rounds: usize,
@@ -76,9 +84,10 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
-        Command::Run { out, hawser, envoy, rounds, only, rows } => {
+        Command::Run { out, hawser, envoy, examples, step_ca, rounds, only, rows } => {
             let binaries = chain::Binaries { hawser, envoy };
-            let results = rows::measure(&binaries, rounds, &only, &rows)?;
+            let programs = trust::Programs { examples, step_ca };
+            let results = rows::measure((&binaries, &programs), rounds, &only, &rows)?;
             report::write(&out, &results)
         }
         Command::Render { out } => report::render(&out),

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::rows::HALF_LOAD_RATE;
+use crate::trust::{self, ISSUE_CLIENTS};
 
 /// Everything that one run measured.
 #[derive(Serialize, Deserialize)]
@@ -24,8 +25,11 @@ pub(crate) struct Row {
     pub(crate) unit: String,
     /// `higher` or `lower`.
     pub(crate) better: String,
-    /// Chain to median.
+    /// Chain, or whom it was measured of, to median.
     pub(crate) values: BTreeMap<String, f64>,
+    /// Who could not be measured, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) missing: BTreeMap<String, String>,
 }
 
 /// What the run ran on.
@@ -38,17 +42,21 @@ struct Machine {
     peers: BTreeMap<String, String>,
 }
 
-/// A row's target against Envoy in the same run: the column that it holds for, and the ratio to reach.
-const TARGETS: &[(&str, &str, f64)] = &[
-    ("gateway_cpu_s_per_gb", "hawser_tcp", 0.2),
-    ("bulk_gbps_8", "hawser_tcp", 1.2),
-    ("bulk_gbps_8", "hawser_quic", 0.5),
-    ("egress_cpu_s_per_gb", "hawser_tcp", 1.0),
-    ("inbound_cpu_s_per_gb", "hawser_tcp", 1.0),
-    ("connections_per_s", "hawser_tcp", 5.0),
-    ("first_byte_new_connection_us", "hawser_tcp", 0.5),
-    ("http1_rps", "hawser_tcp", 1.0),
-    ("http1_p99_ms_at_half_load", "hawser_tcp", 1.0),
+/// A row's target against a peer in the same run: the column that it holds for, the peer's, and the ratio to reach.
+const TARGETS: &[(&str, &str, &str, f64)] = &[
+    ("gateway_cpu_s_per_gb", "hawser_tcp", "envoy", 0.2),
+    ("bulk_gbps_8", "hawser_tcp", "envoy", 1.2),
+    ("bulk_gbps_8", "hawser_quic", "envoy", 0.5),
+    ("egress_cpu_s_per_gb", "hawser_tcp", "envoy", 1.0),
+    ("inbound_cpu_s_per_gb", "hawser_tcp", "envoy", 1.0),
+    ("connections_per_s", "hawser_tcp", "envoy", 5.0),
+    ("first_byte_new_connection_us", "hawser_tcp", "envoy", 0.5),
+    ("http1_rps", "hawser_tcp", "envoy", 1.0),
+    ("http1_p99_ms_at_half_load", "hawser_tcp", "envoy", 1.0),
+    ("handshakes_tcp_per_s_per_core", "hawser", "openssl", 1.0),
+    ("verify_chain_us", "hawser", "openssl", 1.0),
+    ("issue_per_s", "hawser", "step_ca", 2.0),
+    ("issue_per_s_per_core", "hawser", "step_ca", 2.0),
 ];
 
 /// Targets in the row's own unit.
@@ -58,7 +66,25 @@ const BOUNDS: &[(&str, &str, f64)] = &[
     ("idle_connection_kb", "hawser_tcp", 16.0),
 ];
 
-const COLUMNS: [&str; 6] = ["raw", "hawser_tcp", "hawser_quic", "envoy", "haproxy", "nginx"];
+/// Of the rows that are measured on chains: columns, and who of them are peers of the column that rows are sorted by.
+const CHAINS: Columns = Columns {
+    all: &["raw", "hawser_tcp", "hawser_quic", "envoy", "haproxy", "nginx"],
+    own: "hawser_tcp",
+    peers: &["envoy", "haproxy", "nginx"],
+};
+
+/// Of the rows about trust.
+const TRUST: Columns = Columns {
+    all: &["hawser", "hawser_known_peer", "openssl", "step_ca", "step_ca_token"],
+    own: "hawser",
+    peers: &["openssl", "step_ca"],
+};
+
+struct Columns {
+    all: &'static [&'static str],
+    own: &'static str,
+    peers: &'static [&'static str],
+}
 
 impl Results {
     /// With the machine's facts.
@@ -90,7 +116,7 @@ fn versions() -> BTreeMap<String, String> {
         let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
         String::from_utf8_lossy(&text).lines().next().map(|line| line.chars().take(60).collect::<String>())
     };
-    [("haproxy", "-v"), ("nginx", "-v"), ("wrk", "-v"), ("h2load", "--version")]
+    [("haproxy", "-v"), ("nginx", "-v"), ("wrk", "-v"), ("h2load", "--version"), ("openssl", "version")]
         .into_iter()
         .filter_map(|(program, argument)| Some((program.to_owned(), first_line(program, argument)?)))
         .collect()
@@ -111,6 +137,20 @@ pub(crate) fn render(out: &Path) -> Result<()> {
     Ok(())
 }
 
+/// How the rows about trust are to be read.
+fn trust_reading() -> String {
+    format!(
+        "Full mutual TLS 1.3 handshakes a second of one core, the accepting side alone, in CPU time: in memory for TLS as \
+         it goes over TCP, over loopback sockets for QUIC. `hawser` verifies a peer that it has not seen since the last \
+         change of anchors, `hawser_known_peer` one that it has; OpenSSL (as Debian has it) has the same certificates, keeps \
+         nothing, and agrees on keys by X25519, Hawser by X25519MLKEM768. Verification is one chain of leaf and \
+         intermediate from DER to verdict. Issuing is {ISSUE_CLIENTS} holders of P-256 certificates who ask for the next, \
+         for another key, on connections that they keep (`hawser`: renewal over the Unix socket; `step_ca`: `/1.0/rekey` \
+         over mutual TLS, its database as `step ca init` makes it; `step_ca_token`: `/1.0/sign` with one-time tokens); \
+         both write to the same disk and sync before they answer. Per core: of the issuer's own CPU time."
+    )
+}
+
 fn page(results: &Results) -> Result<String> {
     let mut text = String::from("# Results\n\n");
     let machine = &results.machine;
@@ -129,7 +169,15 @@ fn page(results: &Results) -> Result<String> {
         writeln!(text, "- {peer}: {version}")?;
     }
     targets(&mut text, results)?;
-    table(&mut text, results)?;
+    let (trust, chains): (Vec<&Row>, Vec<&Row>) = results.rows.iter().partition(|row| trust::is_row(&row.name));
+    if !chains.is_empty() {
+        writeln!(text, "\n## Every row, those in which a peer beats Hawser over TCP first\n")?;
+        table(&mut text, &CHAINS, chains)?;
+    }
+    if !trust.is_empty() {
+        writeln!(text, "\n## Trust: handshakes, verification, issuing\n\n{}\n", trust_reading())?;
+        table(&mut text, &TRUST, trust)?;
+    }
     Ok(text)
 }
 
@@ -141,12 +189,13 @@ struct Verdict {
 
 fn targets(text: &mut String, results: &Results) -> Result<()> {
     let find = |row: &str| results.rows.iter().find(|r| r.name == row);
-    let against_envoy = TARGETS.iter().filter_map(|(name, column, target)| {
+    let against_peers = TARGETS.iter().filter_map(|(name, column, peer, target)| {
         let row = find(name)?;
-        let ratio = row.values.get(*column)? / row.values.get("envoy")?;
+        let ratio = row.values.get(*column)? / row.values.get(*peer)?;
         let lost = if row.better == "higher" { ratio < *target } else { ratio > *target };
         let sign = if row.better == "higher" { "≥" } else { "≤" };
-        let line = format!("| {name} | {column} | {ratio:.2} × Envoy | {sign} {target} × | {} |", word(lost));
+        let peer = display(peer);
+        let line = format!("| {name} | {column} | {ratio:.2} × {peer} | {sign} {target} × | {} |", word(lost));
         Some(Verdict { line, lost })
     });
     let bounds = BOUNDS.iter().filter_map(|(name, column, target)| {
@@ -157,7 +206,7 @@ fn targets(text: &mut String, results: &Results) -> Result<()> {
             format!("| {name} | {column} | {value:.1} {} | ≤ {target} {} | {} |", row.unit, row.unit, word(lost));
         Some(Verdict { line, lost })
     });
-    let mut verdicts: Vec<Verdict> = against_envoy.chain(bounds).collect();
+    let mut verdicts: Vec<Verdict> = against_peers.chain(bounds).collect();
     verdicts.sort_by_key(|verdict| !verdict.lost);
     writeln!(text, "\n## Targets, lost ones first\n\n| row | column | measured | to reach | |\n|---|---|---|---|---|")?;
     for verdict in verdicts {
@@ -166,28 +215,45 @@ fn targets(text: &mut String, results: &Results) -> Result<()> {
     Ok(())
 }
 
+fn display(peer: &str) -> &str {
+    match peer {
+        "envoy" => "Envoy",
+        "openssl" => "OpenSSL",
+        "step_ca" => "step-ca",
+        other => other,
+    }
+}
+
 fn word(lost: bool) -> &'static str {
     if lost { "**lost**" } else { "reached" }
 }
 
-fn table(text: &mut String, results: &Results) -> Result<()> {
-    writeln!(text, "\n## Every row, those in which a peer beats Hawser over TCP first\n")?;
-    writeln!(text, "| row | unit | better | {} |", COLUMNS.join(" | "))?;
-    writeln!(text, "|---|---|---|{}", "---|".repeat(COLUMNS.len()))?;
-    let mut rows: Vec<&Row> = results.rows.iter().collect();
-    rows.sort_by_key(|row| !beaten(row));
-    for row in rows {
-        let cells = COLUMNS.map(|column| row.values.get(column).map_or("–".to_owned(), |value| short(*value)));
+fn table(text: &mut String, columns: &Columns, mut rows: Vec<&Row>) -> Result<()> {
+    writeln!(text, "| row | unit | better | {} |", columns.all.join(" | "))?;
+    writeln!(text, "|---|---|---|{}", "---|".repeat(columns.all.len()))?;
+    rows.sort_by_key(|row| !beaten(row, columns));
+    for row in &rows {
+        let cell = |column: &&str| match row.values.get(*column) {
+            Some(value) => short(*value),
+            None if row.missing.contains_key(*column) => "missing".to_owned(),
+            None => "–".to_owned(),
+        };
+        let cells: Vec<String> = columns.all.iter().map(cell).collect();
         writeln!(text, "| {} | {} | {} | {} |", row.name, row.unit, row.better, cells.join(" | "))?;
+    }
+    let missing: BTreeMap<&str, &str> =
+        rows.iter().flat_map(|row| &row.missing).map(|(who, why)| (who.as_str(), why.as_str())).collect();
+    for (who, why) in missing {
+        writeln!(text, "\n{} is missing: {why}", display(who))?;
     }
     Ok(())
 }
 
-/// Whether any peer has a better value than Hawser over TCP.
-fn beaten(row: &Row) -> bool {
-    let Some(own) = row.values.get("hawser_tcp") else { return false };
-    let peers = ["envoy", "haproxy", "nginx"].into_iter().filter_map(|peer| row.values.get(peer));
-    peers.into_iter().any(|peer| if row.better == "higher" { peer > own } else { peer < own })
+/// Whether any peer has a better value than Hawser.
+fn beaten(row: &Row, columns: &Columns) -> bool {
+    let Some(own) = row.values.get(columns.own) else { return false };
+    let mut peers = columns.peers.iter().filter_map(|peer| row.values.get(*peer));
+    peers.any(|peer| if row.better == "higher" { peer > own } else { peer < own })
 }
 
 fn short(value: f64) -> String {

@@ -12,7 +12,8 @@ use serde_json::Value;
 use crate::chain::{Binaries, Chain, Origin};
 use crate::process::{LOAD_CORE, cpu_seconds, output, pinned, resident_bytes};
 use crate::report::{Results, Row};
-use crate::{hawser, peers};
+use crate::trust::Programs;
+use crate::{hawser, peers, trust};
 
 /// One round's values of one chain: row name to value.
 type Values = BTreeMap<&'static str, f64>;
@@ -60,7 +61,24 @@ const MEASUREMENTS: &[Measurement] = &[
 ];
 
 /// Starts all chains and measures everything; a value that could not be had is missing, and said on stderr.
-pub(crate) fn measure(binaries: &Binaries, rounds: usize, only: &[String], rows: &[String]) -> Result<Results> {
+pub(crate) fn measure(
+    (binaries, programs): (&Binaries, &Programs),
+    rounds: usize,
+    only: &[String],
+    rows: &[String],
+) -> Result<Results> {
+    let mut measured = Vec::new();
+    if MEASUREMENTS.iter().any(|m| wanted(m, rows)) {
+        measured = chains(binaries, rounds, only, rows)?;
+    }
+    // Chains that are named leave the others out, and what is no chain.
+    if only.is_empty() || !rows.is_empty() {
+        measured.extend(trust::measure(programs, rounds, rows));
+    }
+    Ok(Results::new(rounds, measured))
+}
+
+fn chains(binaries: &Binaries, rounds: usize, only: &[String], rows: &[String]) -> Result<Vec<Row>> {
     let origin = Origin::start()?;
     let chains = start(binaries, &origin, only)?;
     let mut all: BTreeMap<(&str, &'static str), Vec<f64>> = BTreeMap::new();
@@ -78,7 +96,7 @@ pub(crate) fn measure(binaries: &Binaries, rounds: usize, only: &[String], rows:
             }
         }
     }
-    Ok(Results::new(rounds, ROWS.iter().filter_map(|row| to_row(row, &chains, &all)).collect()))
+    Ok(ROWS.iter().filter_map(|row| to_row(row, &chains, &all)).collect())
 }
 
 fn wanted(measurement: &Measurement, rows: &[String]) -> bool {
@@ -86,7 +104,7 @@ fn wanted(measurement: &Measurement, rows: &[String]) -> bool {
 }
 
 #[expect(clippy::print_stderr, reason = "a run takes minutes: whoever waits wants to see that it moves")]
-fn progress(text: &str) {
+pub(crate) fn progress(text: &str) {
     eprintln!("{text}");
 }
 
@@ -122,10 +140,17 @@ fn to_row(
         .iter()
         .filter_map(|chain| Some((chain.name.to_owned(), median(all.get(&(chain.name, name))?)?)))
         .collect();
-    (!values.is_empty()).then(|| Row { name: (*name).into(), unit: (*unit).into(), better: (*better).into(), values })
+    let row = |values| Row {
+        name: (*name).into(),
+        unit: (*unit).into(),
+        better: (*better).into(),
+        values,
+        missing: BTreeMap::new(),
+    };
+    (!values.is_empty()).then(|| row(values))
 }
 
-fn median(values: &[f64]) -> Option<f64> {
+pub(crate) fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied()
@@ -139,7 +164,7 @@ fn load(to: SocketAddr, arguments: &[&str]) -> Result<Value> {
     Ok(serde_json::from_str(&output(LOAD_CORE, &own, &all)?)?)
 }
 
-fn number(value: &Value, field: &str) -> Result<f64> {
+pub(crate) fn number(value: &Value, field: &str) -> Result<f64> {
     value.get(field).and_then(Value::as_f64).with_context(|| format!("no {field} in {value}"))
 }
 

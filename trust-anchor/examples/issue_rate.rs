@@ -1,10 +1,11 @@
 //! How many certificates a second a trust anchor issues: renewals over its Unix socket, with the audit log synced to the
 //! disk before each answer, as in production.
 //!
-//! `cargo run --release -p hawser-trust-anchor --example issue_rate -- [SECONDS] [CLIENTS]`
+//! `cargo run --release -p hawser-trust-anchor --example issue_rate -- [SECONDS] [CLIENTS] [CORE]`
 //!
-//! The trust anchor runs as a process of its own (this program again), so that its processor time can be told from the
-//! clients': the last figure is certificates a second of one core of the trust anchor.
+//! The trust anchor runs as a process of its own (this program again; on `CORE` alone, if one is named), so that its
+//! processor time can be told from the clients'. Prints one JSON object: certificates issued, seconds, and seconds of a
+//! core that the trust anchor used for them.
 
 #![allow(
     clippy::unwrap_used,
@@ -48,46 +49,64 @@ fn main() {
     }
     let number = |at: usize, otherwise| arguments.get(at).map_or(otherwise, |text| text.parse().unwrap());
     let (seconds, clients) = (number(0, 5), number(1, 64));
-    tokio::runtime::Runtime::new().unwrap().block_on(measure(seconds, clients));
+    let core = arguments.get(2).cloned();
+    tokio::runtime::Runtime::new().unwrap().block_on(measure(seconds, clients, core));
 }
 
-async fn measure(seconds: u64, clients: u64) {
+/// This program again, as the trust anchor.
+fn serve(directory: &Path, core: Option<String>) -> std::process::Child {
+    let own = std::env::current_exe().unwrap();
+    let mut command = match core {
+        Some(core) => {
+            let mut command = std::process::Command::new("taskset");
+            command.args(["-c", &core]).arg(own).env("HAWSER_THREADS", "1");
+            command
+        }
+        None => std::process::Command::new(own),
+    };
+    // As much of a log as in production, to nowhere.
+    command.arg("--serve").arg(directory).stderr(std::process::Stdio::null()).spawn().unwrap()
+}
+
+async fn measure(seconds: u64, clients: u64, core: Option<String>) {
     let directory = std::env::temp_dir().join(format!("hawser-issue-rate-{}", std::process::id()));
     let at = |name: &str| directory.join(name);
     hierarchy::init_root(&at("root"), "test", clock::now()).unwrap();
     let domain = "east.hawser.test".parse().unwrap();
     let csr = hierarchy::make_csr(&at("store"), &domain).unwrap();
     hierarchy::sign_intermediate(&at("root"), &csr, None, clock::now()).unwrap();
-    let mut server = std::process::Command::new(std::env::current_exe().unwrap());
-    let mut server = server.arg("--serve").arg(&directory).env("RUST_LOG", "error").spawn().unwrap();
+    let mut server = serve(&directory, core);
     while !at("run.json").exists() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let issued = Arc::new(AtomicU64::new(0));
     let mut tasks = Vec::new();
     for n in 0..clients {
-        let request = renewal(&at("anchor.sock"), &at("store"), n).await;
-        tasks.push(tokio::spawn(ask(at("anchor.sock"), request, Arc::clone(&issued))));
+        let requests = renewals(&at("anchor.sock"), &at("store"), n).await;
+        tasks.push(tokio::spawn(ask(at("anchor.sock"), requests, Arc::clone(&issued))));
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let before = (issued.load(Ordering::Relaxed), processor_ticks(server.id()));
+    let (start, count, busy) = (clock::monotonic(), issued.load(Ordering::Relaxed), processor_seconds(server.id()));
     tokio::time::sleep(Duration::from_secs(seconds)).await;
-    let after = (issued.load(Ordering::Relaxed), processor_ticks(server.id()));
+    let report = serde_json::json!({
+        "issued": issued.load(Ordering::Relaxed) - count,
+        "seconds": (clock::monotonic() - start).as_secs_f64(),
+        "server_cpu_seconds": processor_seconds(server.id()) - busy,
+    });
     server.kill().unwrap();
     server.wait().unwrap();
-    let count = u32::try_from(after.0 - before.0).unwrap();
-    let busy = f64::from(u32::try_from(after.1 - before.1).unwrap()) / 100.0;
     let _ = std::fs::remove_dir_all(&directory);
-    let rate = f64::from(count) / f64::from(u32::try_from(seconds).unwrap());
-    println!("{count} certificates in {seconds} s by {clients} clients: {rate:.0}/s");
-    println!("the trust anchor's processor time: {busy:.2} s, so {:.0}/s a core", f64::from(count) / busy);
+    println!("{report}");
 }
 
-/// A request that can be sent again and again: of an identity that is limited, so each client has several.
-async fn renewal(socket: &Path, store: &Path, n: u64) -> Vec<IssueRequest> {
+/// Identities of one client: none asks so often that it is held back.
+const IDENTITIES: usize = 40;
+
+/// Requests that can be sent again and again, each of another identity.
+async fn renewals(socket: &Path, store: &Path, n: u64) -> Vec<IssueRequest> {
     let mut client = IssuerClient::new(channel(socket).await.unwrap());
     let mut requests = Vec::new();
-    for m in 0..40 {
+    for m in 0..IDENTITIES {
         let key = KeyPair::generate().unwrap();
         let id = format!("spiffe://east.hawser.test/ns/shop/sa/web-{n}-{m}").parse().unwrap();
         let token = join::register(store, &id, Duration::from_secs(60), clock::now()).unwrap();
@@ -113,9 +132,9 @@ async fn ask(socket: PathBuf, requests: Vec<IssueRequest>, issued: Arc<AtomicU64
     }
 }
 
-/// User and system time of a process, in hundredths of a second (proc(5)).
-fn processor_ticks(pid: u32) -> u64 {
+/// Seconds of a core that a process has used, user and system, ended threads included (proc(5); in hundredths).
+fn processor_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap() / 100.0).sum()
 }
