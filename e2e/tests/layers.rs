@@ -111,6 +111,28 @@ fn a_file_is_at_most_600_lines_without_its_inline_tests() {
 }
 
 #[test]
+fn a_file_of_tests_is_at_most_600_lines() {
+    let mut seen = 0;
+    let mut long = Vec::new();
+    for krate in CRATES.iter().chain(&["e2e", "bench"]) {
+        for path in sources(&root().join(krate)) {
+            let name = path.strip_prefix(root()).unwrap().display().to_string();
+            let of_tests = name.contains("/tests/") || name.ends_with("/tests.rs") || name.starts_with("e2e/");
+            if !of_tests || name.contains("/.cache/") {
+                continue;
+            }
+            seen += 1;
+            let lines = fs::read_to_string(&path).unwrap().lines().count();
+            if lines > 600 {
+                long.push(format!("{name}: {lines}"));
+            }
+        }
+    }
+    assert!(seen > 60, "the tests were not found: {seen}");
+    assert!(long.is_empty(), "derive rows of one shape from a table, or split by what they hold: {long:?}");
+}
+
+#[test]
 fn the_median_file_is_under_200_lines() {
     let mut lengths: Vec<usize> = shipped().iter().map(|(_, code)| code.lines().count()).collect();
     lengths.sort_unstable();

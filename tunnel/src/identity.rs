@@ -30,6 +30,7 @@ mod store;
 pub use client::{audit, channel, report_fabric, watch_bundle};
 pub use denied::denials;
 use hint::Hint;
+pub use hint::renewal_after;
 pub use store::certificate_pem;
 use store::{Store, Stored};
 pub use tonic::Status;
@@ -107,8 +108,7 @@ impl Current {
         let (not_before, not_after) = (identity.not_before(), identity.not_after());
         let begun = Some(not_before + BACKDATE).filter(|begun| *begun < not_after).unwrap_or(not_before);
         let life = not_after.duration_since(begun).unwrap_or_default();
-        // Jitter: processes that were started together do not ask together for ever.
-        let renew_at = begun + life.mul_f64(rand::random_range(0.45..0.55));
+        let renew_at = begun + renewal_after(life);
         Self { chain: identity.chain().to_vec(), key, begun, not_after, renew_at, hastened: false }
     }
 

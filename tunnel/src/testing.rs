@@ -22,7 +22,10 @@ use rcgen::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
+mod anybody;
 pub mod certificate;
+
+pub use anybody::anybody;
 
 use crate::tls::{Anchors, Credentials, Expect, HandshakeError, Identity};
 use crate::verify::name_constraint;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hawser_api::TrustDomain;
+use hawser_tunnel::identity::renewal_after;
 use parking_lot::Mutex;
 use rcgen::{KeyPair, PublicKeyData, SubjectPublicKeyInfo};
 use rustls_pki_types::CertificateDer;
@@ -131,7 +132,7 @@ fn mint(
         serial: leaf.serial,
         key: Zeroizing::new(key.serialize_der()),
         not_after: template.not_after,
-        renew_at: now + life.mul_f64(0.5 * (0.9 + 0.2 * rand::random::<f64>())),
+        renew_at: now + renewal_after(life),
         issuer: intermediate.serial().to_owned(),
     })
 }
