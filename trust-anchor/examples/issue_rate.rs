@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use hawser_api::proto::issuer::issue_request::Attestation;
 use hawser_api::proto::issuer::issuer_client::IssuerClient;
 use hawser_api::proto::issuer::{IssueRequest, Renewal};
@@ -81,9 +82,12 @@ async fn measure(seconds: u64, clients: u64, core: Option<String>) {
     }
     let issued = Arc::new(AtomicU64::new(0));
     let mut tasks = Vec::new();
-    for n in 0..clients {
-        let requests = renewals(&at("anchor.sock"), &at("store"), n).await;
-        tasks.push(tokio::spawn(ask(at("anchor.sock"), requests, Arc::clone(&issued))));
+    let all: Vec<_> = (0..clients).collect();
+    for some in all.chunks(JOINING) {
+        let (socket, store) = (at("anchor.sock"), at("store"));
+        let joined = join_all(some.iter().map(|n| renewals(&socket, &store, *n))).await;
+        let ask = |requests| tokio::spawn(ask(socket.clone(), requests, Arc::clone(&issued)));
+        tasks.extend(joined.into_iter().map(ask));
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (start, count, busy) = (clock::monotonic(), issued.load(Ordering::Relaxed), processor_seconds(server.id()));
@@ -100,7 +104,9 @@ async fn measure(seconds: u64, clients: u64, core: Option<String>) {
 }
 
 /// Identities of one client: none asks so often that it is held back.
-const IDENTITIES: usize = 40;
+const IDENTITIES: usize = 8;
+/// Clients that are made ready at a time.
+const JOINING: usize = 16;
 
 /// Requests that can be sent again and again, each of another identity.
 async fn renewals(socket: &Path, store: &Path, n: u64) -> Vec<IssueRequest> {

@@ -1,7 +1,7 @@
 //! The audit log: what this cluster's trust did, one line of JSON each, in a chain that shows what was changed or cut.
 //!
 //! ```text
-//! entries ─▶ queue ─▶ one writer for all that wait: append ─▶ fsync ─▶ head ─▶ fsync ─▶ answers
+//! entries ─▶ queue ─▶ one thread writes all that wait: append ─▶ fsync ─▶ head ─▶ fsync ─▶ answers
 //!                                                     └─ full: audit.log becomes audit-000001.log, and another begins
 //! ```
 //!
@@ -12,11 +12,11 @@
 //! know yet; they are in the chain and count.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SendError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use hawser_tunnel::kept::Kept;
-use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
 mod file;
@@ -120,19 +120,24 @@ impl Keeping {
     }
 }
 
-#[derive(Default)]
-struct Queue {
-    waiting: Vec<Waiting>,
-    writing: bool,
-}
+/// Entries that wait for the writer; who comes with more is held up until there is room.
+const QUEUE_MAX: usize = 256;
 
-/// The log of one process: shared by all who have something to say.
+/// The log of one process: shared by all who have something to say. One thread writes; it ends with this.
 pub(crate) struct Audit {
-    queue: Mutex<Queue>,
-    written: Condvar,
-    log: Mutex<Log>,
+    queue: Option<SyncSender<Waiting>>,
+    writer: Option<JoinHandle<()>>,
     /// What was found wrong at the start, if anything was.
     pub(crate) trouble: Option<String>,
+}
+
+impl Drop for Audit {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
 }
 
 impl Audit {
@@ -153,40 +158,44 @@ impl Audit {
         }
         let trouble = entry.as_ref().map(|entry| entry.detail.clone()).or_else(|| reading.missing.clone());
         let log = Log::open(kept, &reading, keeping.segment)?;
-        let audit = Self { queue: Mutex::default(), written: Condvar::new(), log: Mutex::new(log), trouble };
+        let (queue, waiting) = sync_channel(QUEUE_MAX);
+        let writer = std::thread::Builder::new().name("audit-log".into()).spawn(move || follow(log, &waiting))?;
+        let audit = Self { queue: Some(queue), writer: Some(writer), trouble };
         if let Some(entry) = entry {
             audit.append(entry, now).map_err(io::Error::other)?;
         }
         Ok(audit)
     }
 
-    /// Appends an entry; on disk when it returns. Whoever comes while others are written waits for the next turn, and
-    /// all who wait then share one sync of the disk. Blocks: not for an async thread.
-    pub(crate) fn append(&self, mut entry: Entry, now: SystemTime) -> Outcome {
+    /// Appends an entry; on disk when it returns. Blocks: not for an async thread.
+    pub(crate) fn append(&self, entry: Entry, now: SystemTime) -> Outcome {
+        let (answer, outcome) = sync_channel(1);
+        self.append_then(entry, now, move |outcome| {
+            let _ = answer.send(outcome);
+        });
+        outcome.recv().unwrap_or_else(|_| Err("its writer has ended".into()))
+    }
+
+    /// Appends an entry, and does `then` once it is on disk or known not to be: on the writer's thread, so briefly. Whoever
+    /// comes while others are written waits for the next turn, and all who wait then share one sync of the disk.
+    pub(crate) fn append_then(&self, mut entry: Entry, now: SystemTime, then: impl FnOnce(Outcome) + Send + 'static) {
         let Caller { spiffe_id, executable, .. } = &mut entry.caller;
         for text in [&mut entry.subject, &mut entry.detail, spiffe_id, executable] {
             *text = text.chars().take(TEXT_MAX).collect();
         }
-        let outcome = Arc::new(Mutex::new(None));
-        let time_ms = hawser_runtime::clock::millis(now);
-        let mut queue = self.queue.lock();
-        queue.waiting.push(Waiting { entry, time_ms, outcome: Arc::clone(&outcome) });
-        loop {
-            if let Some(outcome) = outcome.lock().take() {
-                return outcome;
-            }
-            if queue.writing {
-                self.written.wait(&mut queue);
-                continue;
-            }
-            queue.writing = true;
-            let batch = std::mem::take(&mut queue.waiting);
-            drop(queue);
-            self.log.lock().write(batch);
-            queue = self.queue.lock();
-            queue.writing = false;
-            self.written.notify_all();
+        let waiting = Waiting { entry, time_ms: hawser_runtime::clock::millis(now), then: Box::new(then) };
+        if let Some(queue) = &self.queue
+            && let Err(SendError(waiting)) = queue.send(waiting)
+        {
+            (waiting.then)(Err("its writer has ended".into()));
         }
+    }
+}
+
+/// Writes until nobody can come any more.
+fn follow(mut log: Log, waiting: &Receiver<Waiting>) {
+    while let Ok(first) = waiting.recv() {
+        log.write(std::iter::once(first).chain(waiting.try_iter().take(QUEUE_MAX)).collect());
     }
 }
 

@@ -13,7 +13,7 @@ use hawser_runtime::{Process, clock};
 use hawser_tunnel::identity::denials;
 use hawser_tunnel::tls::Credentials;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::accepted;
@@ -53,7 +53,7 @@ pub(crate) struct Authority {
     announced: watch::Sender<Bundle>,
     /// Who has loaded what, as the mirror controller last said, and when that was.
     pub(crate) fabric: watch::Sender<Option<(FabricReport, Instant)>>,
-    pub(crate) record: Record,
+    pub(crate) record: Arc<Record>,
     pub(crate) denials: Mutex<DenyList>,
     pub(crate) driver: Mutex<Driver>,
     /// Why the clock forbids to issue, if it does.
@@ -69,7 +69,7 @@ impl Authority {
     pub(crate) fn open(config: &Config, process: &Process) -> anyhow::Result<Arc<Self>> {
         let store = Store::open(&config.state)?;
         let now = clock::now();
-        let record = Record::new(process);
+        let record = Arc::new(Record::new(process));
         let keeping = Keeping::lines_of(WORKLOAD_LIFETIME_MAX + CLOCK_MAX);
         let audit_log = Audit::open(&store.kept, keeping, now, |line| record.replay(line))?;
         record.audit_trouble(audit_log.trouble.is_some());
@@ -171,18 +171,29 @@ impl Authority {
         self.audit_log.append(entry, now).map_err(Refused::NotRecorded)
     }
 
-    /// Admits, decides, signs and records. Reads and writes files: not for an async thread.
+    /// Admits, decides and signs; the answer comes when it is on record. Reads and writes files: not for an async thread.
     pub(crate) fn answer(
         &self,
         request: &IssueRequest,
         caller: Caller,
         now: SystemTime,
-    ) -> Result<IssueReply, Refused> {
-        let answered = self.sign(request, caller.clone(), now);
-        if let Err(refused) = &answered
-            && refused.is_denial()
-        {
-            self.denied(refused.reason(), refused.to_string(), caller, now);
+    ) -> oneshot::Receiver<Result<IssueReply, Refused>> {
+        let (answer, answered) = oneshot::channel();
+        match self.sign(request, caller.clone(), now) {
+            Ok((reply, entry)) => {
+                let record = Arc::clone(&self.record);
+                // Nobody waits here: who waits for the disk keeps no other from being served.
+                self.audit_log.append_then(entry.clone(), now, move |outcome| {
+                    let recorded = outcome.map(|_| record.issued(&entry, now)).map_err(Refused::NotRecorded);
+                    let _ = answer.send(recorded.map(|()| reply));
+                });
+            }
+            Err(refused) => {
+                if refused.is_denial() {
+                    self.denied(refused.reason(), refused.to_string(), caller, now);
+                }
+                let _ = answer.send(Err(refused));
+            }
         }
         answered
     }
@@ -195,7 +206,7 @@ impl Authority {
         }
     }
 
-    fn sign(&self, request: &IssueRequest, caller: Caller, now: SystemTime) -> Result<IssueReply, Refused> {
+    fn sign(&self, request: &IssueRequest, caller: Caller, now: SystemTime) -> Result<(IssueReply, Entry), Refused> {
         // Before admission: a token must not be used up when nothing can be signed.
         let (intermediate, terms) = self.terms(now)?;
         let Admitted { subject, via, request, replaces } =
@@ -203,9 +214,9 @@ impl Authority {
         self.may_have(&subject)?;
         let template = issue(request, &subject, &terms, now)?;
         let caller = Caller { spiffe_id: subject.to_string(), via: via.as_str().into(), ..caller };
-        let leaf = self.certify(&intermediate, &template, Entry { caller, replaces, ..Entry::default() }, now)?;
+        let (leaf, entry) = signed(&intermediate, &template, Entry { caller, replaces, ..Entry::default() })?;
         let chain = leaf.chain.iter().map(|der| der.to_vec()).collect();
-        Ok(IssueReply { chain, bundle: self.bundle.borrow().clone() })
+        Ok((IssueReply { chain, bundle: self.bundle.borrow().clone() }, entry))
     }
 
     /// What signs, and by what it is bound; refused when nothing may be signed now.
@@ -240,16 +251,7 @@ impl Authority {
         entry: Entry,
         now: SystemTime,
     ) -> Result<Leaf, Refused> {
-        let leaf = intermediate.sign(template).map_err(|e| Refused::Failed(e.to_string()))?;
-        let entry = Entry {
-            event: "issue".into(),
-            subject: template.id.to_string(),
-            serial: leaf.serial.clone(),
-            key_sha256: template.key_hash.clone(),
-            issuer: intermediate.id().to_string(),
-            not_after_ms: Some(clock::millis(template.not_after)),
-            ..entry
-        };
+        let (leaf, entry) = signed(intermediate, template, entry)?;
         self.audit_log.append(entry.clone(), now).map_err(Refused::NotRecorded)?;
         self.record.issued(&entry, now);
         Ok(leaf)
@@ -281,4 +283,19 @@ impl Authority {
         }
         reply
     }
+}
+
+/// Signs, and says what is to be recorded; `entry` has the caller and what is replaced.
+fn signed(intermediate: &Intermediate, template: &Template, entry: Entry) -> Result<(Leaf, Entry), Refused> {
+    let leaf = intermediate.sign(template).map_err(|e| Refused::Failed(e.to_string()))?;
+    let entry = Entry {
+        event: "issue".into(),
+        subject: template.id.to_string(),
+        serial: leaf.serial.clone(),
+        key_sha256: template.key_hash.clone(),
+        issuer: intermediate.id().to_string(),
+        not_after_ms: Some(clock::millis(template.not_after)),
+        ..entry
+    };
+    Ok((leaf, entry))
 }

@@ -4,10 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Arc;
 
 use hawser_tunnel::kept::Kept;
-use parking_lot::Mutex;
 
 use super::head::{HEAD, Head};
 use super::read::Reading;
@@ -15,11 +13,11 @@ use super::segments::{LOG, NEXT, name};
 use super::{Entry, Line, Outcome};
 use crate::hex;
 
-/// An entry and who waits for it.
+/// An entry, and what is to happen when it is written or cannot be.
 pub(super) struct Waiting {
     pub(super) entry: Entry,
     pub(super) time_ms: i64,
-    pub(super) outcome: Arc<Mutex<Option<Outcome>>>,
+    pub(super) then: Box<dyn FnOnce(Outcome) + Send>,
 }
 
 /// The file that is written, and its head.
@@ -67,12 +65,11 @@ impl Log {
                 }
                 Err(error) => Err(error.to_string()),
             };
-            answers.push((waiting.outcome, outcome));
+            answers.push((waiting.then, outcome));
         }
         let written = self.commit(&text, next);
-        for (slot, outcome) in answers {
-            let outcome = outcome.and_then(|seq| written.as_ref().map(|()| seq).map_err(ToString::to_string));
-            *slot.lock() = Some(outcome);
+        for (then, outcome) in answers {
+            then(outcome.and_then(|seq| written.as_ref().map(|()| seq).map_err(ToString::to_string)));
         }
     }
 

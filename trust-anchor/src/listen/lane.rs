@@ -126,7 +126,8 @@ impl Lane {
         };
         let served = timeout(WAIT_MAX, turn).await.map_err(|_| Refused::Busy)?.map_err(|_| Refused::Busy)?;
         self.waited.observe((clock::monotonic() - arrived).as_secs_f64());
-        let place = Place { arrived, answered: self.answered.clone(), _ahead: ahead, _served: served, _queued: queued };
+        let place =
+            Place { arrived, answered: self.answered.clone(), _ahead: ahead, served: Some(served), _queued: queued };
         Ok(place)
     }
 }
@@ -136,8 +137,15 @@ pub(super) struct Place {
     arrived: Instant,
     answered: Histogram,
     _ahead: Option<Ahead>,
-    _served: OwnedSemaphorePermit,
+    served: Option<OwnedSemaphorePermit>,
     _queued: OwnedSemaphorePermit,
+}
+
+impl Place {
+    /// What is left is to wait for the disk: the next may be served.
+    pub(super) fn worked(&mut self) {
+        self.served = None;
+    }
 }
 
 impl Drop for Place {
