@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 
 use crate::binary::hawser;
 use crate::client::Via;
+use crate::clock::Clock;
 use crate::daemon::Daemon;
 use crate::place::Place;
 use crate::wait::{eventually, within};
@@ -44,12 +45,26 @@ pub struct Plan {
     pub relayed: bool,
     /// Life of every certificate, seconds.
     pub ttl: Option<u64>,
+    /// Each cluster has a state directory and a root of its own; with [`Plan::apart`]. Nobody is linked until
+    /// [`Fabric::link_by_bundles`].
+    pub own_roots: bool,
+    /// Each cluster lives by a clock of its own, which [`Fabric::clock`] sets; with [`Plan::apart`].
+    pub clocks: bool,
 }
 
 impl Plan {
     /// Two clusters of one gateway, with this transport.
     pub fn over(transport: &'static str) -> Self {
-        Self { transport, gateways: 1, north: false, apart: false, relayed: false, ttl: None }
+        Self {
+            transport,
+            gateways: 1,
+            north: false,
+            apart: false,
+            relayed: false,
+            ttl: None,
+            own_roots: false,
+            clocks: false,
+        }
     }
 
     fn clusters(&self) -> &'static [&'static str] {
@@ -86,7 +101,7 @@ impl Fabric {
         for cluster in fabric.plan.clusters() {
             fs::create_dir_all(fabric.cluster_dir(cluster))?;
             fabric.write(cluster, "cluster.yaml", &fabric.cluster_yaml(cluster))?;
-            for peer in fabric.plan.clusters().iter().filter(|peer| *peer != cluster) {
+            for peer in fabric.plan.clusters().iter().filter(|peer| *peer != cluster && !fabric.plan.own_roots) {
                 fabric.write(cluster, &format!("link-{peer}.yaml"), &fabric.link_yaml(cluster, peer))?;
             }
         }
@@ -117,6 +132,11 @@ impl Fabric {
             _ => self.gateways(peer),
         };
         yaml::link(peer, self.plan.transport, &gateways)
+    }
+
+    /// Has a command live by a cluster's clock, in a plan with [`Plan::clocks`].
+    pub(crate) fn by_clock(&self, cluster: &str, command: &mut Command) -> Result<()> {
+        if self.plan.clocks { self.clock(cluster)?.rule(command) } else { Ok(()) }
     }
 
     /// A cluster's gateways.
@@ -178,9 +198,19 @@ impl Fabric {
         self.dir.path().join("fabric").join(cluster)
     }
 
-    /// The state directory.
+    /// The state directory, where all clusters share one.
     pub fn state(&self) -> PathBuf {
         self.dir.path().join("state")
+    }
+
+    /// The state directory that a cluster is in.
+    pub fn state_of(&self, cluster: &str) -> PathBuf {
+        if self.plan.own_roots { self.dir.path().join(format!("state-{cluster}")) } else { self.state() }
+    }
+
+    /// The clock of a cluster, in a plan with [`Plan::clocks`].
+    pub fn clock(&self, cluster: &str) -> Result<Clock> {
+        Clock::at(self.dir.path().join(format!("clock-{cluster}")))
     }
 
     /// Writes or replaces a file of a cluster, at once, as an editor does.
@@ -207,17 +237,50 @@ impl Fabric {
         if !self.plan.apart {
             return self.start("").await;
         }
-        self.make_root().await?;
-        for cluster in self.plan.clusters() {
+        let all = self.plan.clusters();
+        for cluster in if self.plan.own_roots { all } else { all.get(..1).unwrap_or_default() } {
+            self.prepare(cluster, &["init"]).await?;
+        }
+        if self.plan.clocks {
+            self.prepare_intermediates().await?;
+        }
+        for cluster in all {
             self.start(cluster).await?;
         }
         Ok(())
     }
 
-    /// A cluster that is run alone makes no root: it would be nobody else's.
-    async fn make_root(&self) -> Result<()> {
-        let made = Command::new(hawser()?).args(["trust", "init", "--state"]).arg(self.state()).output().await?;
-        ensure!(made.status.success(), "hawser trust init: {}", String::from_utf8_lossy(&made.stderr));
+    /// Clocks that are set back by hours must not end up before the hierarchy, which is of yesterday therefore.
+    async fn prepare_intermediates(&self) -> Result<()> {
+        for cluster in self.plan.clusters() {
+            self.prepare(cluster, &["request", cluster, "--trust-domain", &format!("{cluster}.hawser.test")]).await?;
+            self.prepare(cluster, &["intermediate", "--cluster", cluster]).await?;
+        }
+        Ok(())
+    }
+
+    /// `hawser trust …` before the cluster runs. A cluster that is run alone makes no root: it would be nobody else's.
+    async fn prepare(&self, cluster: &str, arguments: &[&str]) -> Result<()> {
+        let mut command = Command::new(hawser()?);
+        command.arg("trust").args(arguments).arg("--state").arg(self.state_of(cluster));
+        if self.plan.clocks {
+            self.clock("yesterday")?.set(-86_400)?;
+        }
+        self.by_clock("yesterday", &mut command)?;
+        let made = command.output().await?;
+        ensure!(made.status.success(), "hawser trust {arguments:?}: {}", String::from_utf8_lossy(&made.stderr));
+        Ok(())
+    }
+
+    /// Links clusters with roots of their own, each by the other's bundle in its Link, as GitOps does.
+    pub async fn link_by_bundles(&self) -> Result<()> {
+        for of in self.plan.clusters() {
+            for peer in self.plan.clusters().iter().filter(|peer| *peer != of) {
+                let bundle = self.trust_of(peer, &["bundle", "show"]).await?;
+                let link = self.link_yaml(of, peer);
+                self.write(of, &format!("link-{peer}.yaml"), &format!("{link}  bundle: '{}'\n", bundle.trim()))?;
+            }
+        }
         Ok(())
     }
 
@@ -227,11 +290,12 @@ impl Fabric {
         let _ = fs::remove_file(&ready);
         let log = fs::File::options().create(true).append(true).open(self.log(cluster))?;
         let mut command = Command::new(hawser()?);
-        command.arg("up").arg(self.dir.path().join("fabric")).arg("--state").arg(self.state());
+        command.arg("up").arg(self.dir.path().join("fabric")).arg("--state").arg(self.state_of(cluster));
         command.arg("--ready-file").arg(&ready).arg("--drain").arg("1");
         if !cluster.is_empty() {
             command.arg("--cluster").arg(cluster);
         }
+        self.by_clock(cluster, &mut command)?;
         // A group of its own: what signals the test program must not reach the fabric before the harness does.
         command.process_group(0).kill_on_drop(true).stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
@@ -268,7 +332,7 @@ impl Fabric {
 
     /// Every daemon that has a run file.
     pub fn daemons(&self, cluster: &str) -> Result<Vec<Daemon>> {
-        let run = self.state().join(cluster).join("run");
+        let run = self.state_of(cluster).join(cluster).join("run");
         let mut all = Vec::new();
         for entry in fs::read_dir(&run).with_context(|| format!("no {}", run.display()))? {
             let path = entry?.path();
@@ -282,7 +346,7 @@ impl Fabric {
     /// One daemon as it runs now; `name` is empty for kinds of which there is one.
     pub fn daemon(&self, cluster: &str, kind: &str, name: &str) -> Result<Daemon> {
         let file = if name.is_empty() { format!("{kind}.json") } else { format!("{kind}-{name}.json") };
-        Daemon::read(&self.state().join(cluster).join("run").join(file))
+        Daemon::read(&self.state_of(cluster).join(cluster).join("run").join(file))
     }
 
     /// Waits until a daemon that was killed runs again under another process id.
@@ -328,7 +392,7 @@ impl Fabric {
     fn kill_left(&self) {
         for cluster in self.plan.clusters() {
             for daemon in self.daemons(cluster).unwrap_or_default() {
-                if daemon.is_alive() && is_ours(&daemon, &self.state()) {
+                if daemon.is_alive() && is_ours(&daemon, self.dir.path()) {
                     // A stopped process takes SIGKILL too.
                     let _ = daemon.kill();
                 }
@@ -338,10 +402,10 @@ impl Fabric {
 }
 
 /// Whether the process id of a run file still belongs to a daemon of this fabric, and not to somebody new.
-fn is_ours(daemon: &Daemon, state: &Path) -> bool {
+fn is_ours(daemon: &Daemon, dir: &Path) -> bool {
     let command = fs::read(format!("/proc/{}/cmdline", daemon.pid)).unwrap_or_default();
-    let state = state.as_os_str().as_encoded_bytes();
-    command.windows(state.len()).any(|part| part == state)
+    let dir = dir.as_os_str().as_encoded_bytes();
+    command.windows(dir.len()).any(|part| part == dir)
 }
 
 impl Drop for Fabric {

@@ -5,6 +5,7 @@
 //!             │                              ▲ kill -9, SIGSTOP (daemon)
 //!  servers ◀──┴── proxies ◀── client ◀── load (HTTP at a bounded rate), transfer (long TCP, checked by hash)
 //!  kubernetes ──▶ etcd, kube-apiserver, controllers of each cluster
+//!  clock: a cluster's own time of day
 //!  relay: a gateway's address that can drop UDP         place: loopback addresses that no other fabric has
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 pub mod binary;
 pub mod client;
+pub mod clock;
 pub mod daemon;
 pub mod fabric;
 pub mod intruder;

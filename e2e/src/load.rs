@@ -160,6 +160,13 @@ impl Report {
         self.samples.iter().map(|sample| sample.took).max().unwrap_or_default()
     }
 
+    /// So many in a hundred requests took no longer than this.
+    pub fn percentile(&self, percent: usize) -> Duration {
+        let mut all: Vec<_> = self.samples.iter().map(|sample| sample.took).collect();
+        all.sort_unstable();
+        all.get(all.len() * percent / 100).or(all.last()).copied().unwrap_or_default()
+    }
+
     /// From `from` until the last failure was over; zero without failures.
     pub fn trouble_after(&self, from: Instant) -> Duration {
         let over = |sample: &Sample| (sample.at + sample.took).saturating_duration_since(from);

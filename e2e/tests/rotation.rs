@@ -2,17 +2,13 @@
 //!
 //! `west` calls `east` over QUIC and `north` over TCP; all three hang under one root.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use hawser_e2e::client::{Request, Via};
 use hawser_e2e::load::{Load, Rate};
 use hawser_e2e::shop::Shop;
 use hawser_e2e::transfer::Transfer;
-use hawser_e2e::{Fabric, Plan, within, yaml};
+use hawser_e2e::{Fabric, Plan, yaml};
 
-/// For a rotation whose participants are all there: each step waits for reports that come every few seconds at most.
-const ROTATES: Duration = Duration::from_secs(150);
 const STATES: [&str; 5] = ["prepared", "published", "proved", "active", "draining"];
 
 /// Three clusters; west's link to north is TCP, all others QUIC.
@@ -32,19 +28,6 @@ fn north(fabric: &Fabric) -> Via {
 /// A thousand requests a second together, as far as the machine gives them.
 fn load(via: &Via) -> Load {
     Load::start(via, &Request::get("/"), &Rate { per_second: 500, workers: 8 })
-}
-
-async fn reaches(fabric: &Fabric, cluster: &str, state: &str) -> Result<()> {
-    within(ROTATES, &format!("{cluster} to be {state}"), async || {
-        let status = fabric.trust_status(cluster).await?;
-        let now = fabric.rotation_state(cluster).await?;
-        // One that is over is forgotten after a while.
-        let there = now == state || (state == "retired" && now == "idle");
-        ensure!(there, "{:#}", status.pointer("/rotation").cloned().unwrap_or_default());
-        Ok(())
-    })
-    .await
-    .map(|_| ())
 }
 
 /// A rotation to its end; where it does not come to it, what every process holds is part of the error.
@@ -75,7 +58,7 @@ async fn rotated(fabric: &Fabric, level: &str, transfers: [Transfer; 2]) -> Resu
     }
     settled(fabric, &["rotate", "--resume", "--wait", "150"]).await?;
     for cluster in ["west", "east", "north"] {
-        reaches(fabric, cluster, "retired").await?;
+        fabric.rotation_reaches(cluster, "retired").await?;
     }
     Ok(())
 }
@@ -134,14 +117,14 @@ async fn a_trust_anchor_that_is_killed_in_any_state_goes_on_where_it_was() -> Re
         for state in STATES {
             let next = if state == "prepared" { "intermediate" } else { "--resume" };
             fabric.trust(&["rotate", next, "--cluster", "east", "--pause-at", state]).await?;
-            reaches(fabric, "east", state).await?;
+            fabric.rotation_reaches("east", state).await?;
             let anchor = fabric.daemon("east", "trust-anchor", "")?;
             anchor.kill()?;
             fabric.replaced(&anchor).await?;
             ensure!(fabric.rotation_state("east").await? == state, "the restart moved it from {state}");
         }
         fabric.trust(&["rotate", "--resume", "--cluster", "east"]).await?;
-        reaches(fabric, "east", "retired").await?;
+        fabric.rotation_reaches("east", "retired").await?;
         load.finish().await.expect_flawless(200)?;
         fabric.trust(&["audit", "verify"]).await?;
         Ok(())
@@ -156,7 +139,7 @@ async fn each_state_can_be_left_backwards_and_the_next_attempt_succeeds() -> Res
         let load = load(&fabric.checkout());
         for state in ["prepared", "published", "proved", "active"] {
             fabric.trust(&["rotate", "intermediate", "--cluster", "east", "--pause-at", state]).await?;
-            reaches(fabric, "east", state).await?;
+            fabric.rotation_reaches("east", state).await?;
             while fabric.rotation_state("east").await? != "idle" {
                 fabric.trust(&["rotate", "--rollback", "--cluster", "east"]).await?;
             }

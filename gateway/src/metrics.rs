@@ -187,10 +187,15 @@ impl Collector for Turned {
         let help = "Connections turned away before their handshake, because too many were in flight";
         let family = "hawser_gateway_handshakes_turned";
         let mut metric = encoder.encode_descriptor(family, help, None, MetricType::Counter)?;
-        for (how, count) in [("dropped", &turned.dropped), ("retried", &turned.retried)] {
+        let counts = [("dropped", &turned.dropped), ("retried", &turned.retried), ("prefix", &turned.prefix)];
+        for (how, count) in counts {
             let count = count.load(Ordering::Relaxed);
             metric.encode_family(&[("how", how)])?.encode_counter(&count, None::<&Exemplar<[(&str, &str); 0], u64>>)?;
         }
+        let help = "Handshakes that are going on";
+        let family = "hawser_gateway_handshakes_in_flight";
+        let mut metric = encoder.encode_descriptor(family, help, None, MetricType::Gauge)?;
+        metric.encode_gauge(&i64::try_from(listener.in_flight()).unwrap_or(i64::MAX))?;
         let Some(knocks) = listener.knocks() else { return Ok(()) };
         let help = "Connections at the join door, before their handshake";
         let mut metric = encoder.encode_descriptor("hawser_gateway_knocks", help, None, MetricType::Counter)?;

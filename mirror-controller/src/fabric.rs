@@ -15,11 +15,11 @@ use hawser_api::ClusterName;
 use hawser_api::proto::catalog::TrustAcknowledgement;
 use hawser_api::proto::discovery::{Role, TrustReport};
 use hawser_tunnel::report;
-use hawser_tunnel::tls::Credentials;
+use hawser_tunnel::tls::{ClockGap, Credentials};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::plan::proof;
+use crate::plan::{clocks, proof};
 use crate::world::World;
 
 /// Processes that are remembered; more than there may be subscribers of discovery.
@@ -92,6 +92,8 @@ pub struct PeerTrust {
     pub seen_ms: i64,
     /// Its clock minus ours, milliseconds; `None`: not measured.
     pub clock_ahead_ms: Option<i64>,
+    /// It cannot come in, as its certificates begin in what is the future here; the clock is ahead by that at least.
+    pub dated_ahead: bool,
 }
 
 /// Where all that is kept. Clone to share.
@@ -182,10 +184,22 @@ impl Fabric {
 
     /// A peer's clock is this much ahead of ours.
     pub fn clock(&self, peer: &ClusterName, ahead_ms: i64) {
-        let known = self.known.lock().peers.get(peer).and_then(|peer| peer.clock_ahead_ms);
+        let known =
+            self.known.lock().peers.get(peer).filter(|peer| !peer.dated_ahead).and_then(|peer| peer.clock_ahead_ms);
         // The few milliseconds by which estimates differ are nobody's news.
         if known.is_none_or(|known| known.abs_diff(ahead_ms) >= CLOCK_STEP_MS) {
-            self.peer(peer, |peer| peer.clock_ahead_ms = Some(ahead_ms));
+            self.peer(peer, |peer| (peer.clock_ahead_ms, peer.dated_ahead) = (Some(ahead_ms), false));
+        }
+    }
+
+    /// There is no session with a peer; what its certificate said of its clock, if it was refused for its time.
+    pub fn shut_out(&self, peer: &ClusterName, gap: Option<ClockGap>) {
+        let dated_ahead = matches!(gap, Some(ClockGap::Ahead(_)));
+        let known = self.known.lock().peers.get(peer).map(|peer| (peer.clock_ahead_ms, peer.dated_ahead));
+        let ahead_ms = known.and_then(|(ahead_ms, _)| ahead_ms);
+        let ahead_ms = gap.map(|gap| clocks::at_least(ahead_ms, gap.ahead_ms())).or(ahead_ms);
+        if known.unwrap_or_default() != (ahead_ms, dated_ahead) {
+            self.peer(peer, |peer| (peer.clock_ahead_ms, peer.dated_ahead) = (ahead_ms, dated_ahead));
         }
     }
 
@@ -253,6 +267,28 @@ mod tests {
         drop(second);
         let heard = fabric.known().validators[&key].clone();
         assert!(!heard.connected && heard.seen_ms == 6 && heard.trust.is_some());
+    }
+
+    #[test]
+    fn a_peer_that_is_shut_out_for_its_time_is_said_to_be_until_it_is_not() {
+        let (fabric, east) = (fabric(), "east".parse().unwrap());
+        let said = |fabric: &Fabric| {
+            let known = fabric.known();
+            known.peers.get(&east).map(|peer| (peer.clock_ahead_ms, peer.dated_ahead)).unwrap_or_default()
+        };
+        let (changes, hour) = (fabric.changes.subscribe(), std::time::Duration::from_secs(3600));
+        fabric.shut_out(&east, None);
+        assert!(!changes.has_changed().unwrap(), "nothing is known");
+        fabric.shut_out(&east, Some(ClockGap::Ahead(hour)));
+        assert_eq!(said(&fabric), (Some(3_600_000), true));
+        fabric.shut_out(&east, Some(ClockGap::Behind(hour)));
+        assert_eq!(said(&fabric), (Some(-3_600_000), false));
+        // It fails for another reason now: what was measured is shown on, and decides nothing.
+        fabric.shut_out(&east, None);
+        assert_eq!(said(&fabric), (Some(-3_600_000), false));
+        fabric.shut_out(&east, Some(ClockGap::Ahead(hour)));
+        fabric.clock(&east, 12);
+        assert_eq!(said(&fabric), (Some(12), false), "a session stands");
     }
 
     #[test]

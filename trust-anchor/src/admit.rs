@@ -73,13 +73,14 @@ pub(crate) fn admit(
     }
 }
 
-/// What the present certificate proves, if it holds now and its key signed this very request.
+/// What the present certificate proves, if it holds now and its key signed this very request. One that we dated ahead, by
+/// a clock that has been put right since, proves it as well: its holder could wait for hours to be somebody otherwise.
 fn renews(renewal: &Renewal, signed: &[u8], csr: &Request, credentials: &Credentials) -> Result<Svid, Refused> {
     if renewal.chain.len() > CHAIN_MAX {
         return Err(Refused::Renewal(format!("a chain of {} certificates", renewal.chain.len())));
     }
     let chain: Vec<_> = renewal.chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
-    let svid = credentials.proves(&chain).map_err(|e| match e {
+    let svid = credentials.proves_once_begun(&chain).map_err(|e| match e {
         VerifyError::Denied(id) => Refused::Denied(id),
         e => Refused::Renewal(e.to_string()),
     })?;

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 use crate::Clock;
 use crate::tls::{Anchors, Credentials, Identity};
+use crate::verify::Leaf;
 
 mod client;
 mod denied;
@@ -90,6 +91,12 @@ pub async fn own_bundle(socket: &Path) -> Result<String, String> {
     let first = tokio::time::timeout(PAUSE_WITHOUT * 2, first).await.map_err(|_| "no bundle is published yet")?;
     let bundle = first.map_err(|status| status.message().to_owned())?;
     bundle.map(|bundle| bundle.document).ok_or_else(|| "the trust anchor is shutting down".to_owned())
+}
+
+/// When the certificate that is kept in this directory ends; `None`: there is none.
+pub fn kept_until(store: &Path) -> Option<SystemTime> {
+    let stored = Store::new(store).svid().ok()??;
+    Leaf::read(stored.chain.first()?).ok().map(|leaf| leaf.not_after)
 }
 
 /// What we are, with what it takes to prove it to the issuer.

@@ -8,6 +8,7 @@
 
 mod crypto;
 mod door;
+mod slots;
 mod tunnel;
 
 use std::io;
@@ -17,7 +18,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +28,7 @@ use crate::tcp::Session;
 use crate::tls::{Credentials, Expect, HandshakeError};
 use crypto::Crypto;
 use door::Door;
+use slots::{Bounds, Slot, Slots, Turn};
 
 pub use door::{DoorConfig, Knock, Knocks};
 pub use tunnel::{Arrival, Tunnel};
@@ -41,8 +42,11 @@ pub struct ListenConfig {
     pub open_timeout: Duration,
     /// An admitted TCP connection may wait this long for its `Open`.
     pub warm_timeout: Duration,
-    /// Handshakes in flight, both transports together; more are dropped (QUIC: asked to retry first).
+    /// Handshakes in flight, both transports together; more are dropped. From half of it on, who comes over QUIC is asked
+    /// to prove its address first.
     pub handshakes: usize,
+    /// Of those, from one /24 (IPv6: /48) while more than half are in flight.
+    pub handshakes_per_prefix: usize,
     /// Streams that a peer may have open on one QUIC connection.
     pub streams_per_connection: u32,
     /// Secret from which stateless resets are made (RFC 9000 section 10.3). A gateway that comes back with the same one
@@ -65,6 +69,9 @@ impl Default for ListenConfig {
             // A handshake is the better part of a millisecond of CPU: this is half a second of one core, and every
             // slot is held for `handshake_timeout` at most.
             handshakes: 512,
+            // Who has one prefix leaves the other half to others. A cluster behind one address still gets four hundred
+            // tunnels a second over 160 ms.
+            handshakes_per_prefix: 64,
             // quinn keeps some 32 bytes for each stream that may come.
             streams_per_connection: 1024,
             reset_key: None,
@@ -80,6 +87,19 @@ pub struct Turned {
     pub dropped: AtomicU64,
     /// QUIC connections asked to prove their address first.
     pub retried: AtomicU64,
+    /// Connections from a prefix that had its share of the slots.
+    pub prefix: AtomicU64,
+}
+
+impl Turned {
+    fn count(&self, turn: Turn) {
+        let counter = match turn {
+            Turn::Prove => &self.retried,
+            Turn::Prefix => &self.prefix,
+            Turn::Full => &self.dropped,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// A listener on one address, UDP and TCP.
@@ -98,7 +118,7 @@ struct Shared {
     credentials: Credentials,
     config: ListenConfig,
     crypto: Crypto,
-    slots: Arc<Semaphore>,
+    slots: Slots,
     turned: Turned,
     door: Option<Door>,
 }
@@ -117,7 +137,7 @@ impl TunnelListener {
         let local = tcp.local_addr()?;
         let shared = Shared {
             crypto: Crypto::new(credentials.clone(), config.streams_per_connection),
-            slots: Arc::new(Semaphore::new(config.handshakes)),
+            slots: Slots::new(Bounds { all: config.handshakes, of_prefix: config.handshakes_per_prefix }),
             turned: Turned::default(),
             door: config.door.clone().map(Door::new),
             credentials,
@@ -134,6 +154,11 @@ impl TunnelListener {
     /// What was turned away so far.
     pub fn turned(&self) -> &Turned {
         &self.shared.turned
+    }
+
+    /// Handshakes in flight now.
+    pub fn in_flight(&self) -> usize {
+        self.shared.slots.in_flight()
     }
 
     /// What became of those who knocked at the join door; `None`: there is no door.
@@ -182,10 +207,11 @@ impl TunnelListener {
     }
 
     fn admit_tcp(&self, socket: TcpStream, remote: SocketAddr) -> Option<Incoming> {
-        match self.shared.slots.clone().try_acquire_owned() {
+        // The handshake of TCP itself has proved the address.
+        match self.shared.slots.take(remote.ip(), true) {
             Ok(slot) => Some(self.incoming(Kind::Tcp(socket), remote, slot)),
-            Err(_) => {
-                self.shared.turned.dropped.fetch_add(1, Ordering::Relaxed);
+            Err(turn) => {
+                self.shared.turned.count(turn);
                 // Otherwise a flood leaves its TIME_WAITs here.
                 reset_on_close(&socket);
                 None
@@ -195,24 +221,22 @@ impl TunnelListener {
 
     fn admit_quic(&self, incoming: quinn::Incoming) -> Option<Incoming> {
         let remote = incoming.remote_address();
-        let crowded = self.shared.slots.available_permits() < self.shared.config.handshakes.div_ceil(2);
-        if crowded && incoming.may_retry() {
-            self.shared.turned.retried.fetch_add(1, Ordering::Relaxed);
-            // It was allowed a moment ago.
-            let _ = incoming.retry();
-            return None;
-        }
-        match self.shared.slots.clone().try_acquire_owned() {
+        match self.shared.slots.take(remote.ip(), incoming.remote_address_validated()) {
             Ok(slot) => Some(self.incoming(Kind::Quic(Box::new(incoming)), remote, slot)),
-            Err(_) => {
-                self.shared.turned.dropped.fetch_add(1, Ordering::Relaxed);
-                incoming.ignore();
+            Err(turn) => {
+                self.shared.turned.count(turn);
+                match turn {
+                    // Always allowed for an address that is not validated.
+                    Turn::Prove => drop(incoming.retry()),
+                    // An answer would be more than it is worth.
+                    Turn::Prefix | Turn::Full => incoming.ignore(),
+                }
                 None
             }
         }
     }
 
-    fn incoming(&self, kind: Kind, remote: SocketAddr, slot: OwnedSemaphorePermit) -> Incoming {
+    fn incoming(&self, kind: Kind, remote: SocketAddr, slot: Slot) -> Incoming {
         Incoming { kind, remote, slot, shared: self.shared.clone() }
     }
 }
@@ -253,7 +277,7 @@ pub struct Incoming {
     kind: Kind,
     remote: SocketAddr,
     // Held until the handshake is over.
-    slot: OwnedSemaphorePermit,
+    slot: Slot,
     shared: Arc<Shared>,
 }
 

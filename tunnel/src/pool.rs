@@ -221,7 +221,14 @@ impl Failure {
             "no_identity" => {
                 (Code::NotReady, "wait until the trust anchor has issued an identity: hawser check".into())
             }
-            "wrong_identity" | "untrusted" | "expired" | "not_yet_valid" | "denied" | "refused_by_peer" => (
+            "expired" | "not_yet_valid" => (
+                Code::WrongIdentity,
+                format!(
+                    "compare the clocks of this cluster and of {cluster}: hawser trust status; if they agree, see there why \
+                     certificates are not renewed"
+                ),
+            ),
+            "wrong_identity" | "untrusted" | "denied" | "refused_by_peer" => (
                 Code::WrongIdentity,
                 format!(
                     "check that {address} is a gateway of {trust_domain}, and that both clusters' Links hold the \

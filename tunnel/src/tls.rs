@@ -25,6 +25,7 @@ use crate::verify::{AuthorityId, Fingerprint, Leaf, Rules, Svid, VerifyError};
 
 mod config;
 mod denied;
+mod gaps;
 mod handshake;
 mod live;
 #[cfg(test)]
@@ -34,6 +35,8 @@ mod trust;
 use config::Configs;
 pub(crate) use config::{provider, provider_of_the_web, time_provider};
 pub use denied::Denials;
+pub use gaps::ClockGap;
+use gaps::Gaps;
 pub use handshake::HandshakeError;
 pub(crate) use handshake::SERVER_NAME;
 use live::{Counted, Live};
@@ -171,6 +174,7 @@ struct Shared {
     writing: Mutex<()>,
     generation: watch::Sender<u64>,
     live: Arc<Live>,
+    gaps: Arc<Gaps>,
 }
 
 /// What a handshake reads: never changed, only replaced.
@@ -205,6 +209,7 @@ impl Credentials {
                 writing: Mutex::new(()),
                 generation,
                 live: Arc::default(),
+                gaps: Arc::default(),
             }),
         }
     }
@@ -305,7 +310,8 @@ impl Credentials {
         let snapshot = self.shared.snapshot.load();
         let identity = snapshot.usable_identity()?;
         snapshot.configs.client(expect, alpn, || {
-            let verifier = config::Verifier::new(Arc::clone(&snapshot.trust), expect.clone());
+            let verifier =
+                config::Verifier::new(Arc::clone(&snapshot.trust), expect.clone(), Arc::clone(&self.shared.gaps));
             config::client(identity, verifier, self.shared.clock, alpn)
         })
     }
@@ -315,7 +321,8 @@ impl Credentials {
         let snapshot = self.shared.snapshot.load();
         let identity = snapshot.usable_identity()?;
         snapshot.configs.server(alpn, || {
-            let verifier = config::Verifier::new(Arc::clone(&snapshot.trust), Expect::Trusted);
+            let verifier =
+                config::Verifier::new(Arc::clone(&snapshot.trust), Expect::Trusted, Arc::clone(&self.shared.gaps));
             config::server(identity, verifier, self.shared.clock, alpn)
         })
     }
@@ -350,6 +357,23 @@ impl Credentials {
     /// Whom a chain proves now, without a handshake: it says nothing about who holds the key.
     pub fn proves(&self, chain: &[CertificateDer<'_>]) -> Result<Svid, VerifyError> {
         self.shared.snapshot.load().trust.verify(chain, &Expect::Trusted, self.now())
+    }
+
+    /// The same for a chain that has not begun: whom it proves as soon as it does. For an issuer that dated it by a clock
+    /// which has been set back since, and for nobody else.
+    pub fn proves_once_begun(&self, chain: &[CertificateDer<'_>]) -> Result<Svid, VerifyError> {
+        match self.proves(chain) {
+            Err(VerifyError::NotYetValid { not_before, .. }) => {
+                self.shared.snapshot.load().trust.verify(chain, &Expect::Trusted, not_before)
+            }
+            proved => proved,
+        }
+    }
+
+    /// How far the clocks of this trust domain are from ours, at least; `None` unless its last handshake with us failed
+    /// by that, a moment ago.
+    pub fn clock_gap(&self, domain: &TrustDomain) -> Option<ClockGap> {
+        self.shared.gaps.of(domain)
     }
 
     /// Whether this peer would still be accepted now (bundle removed? anchor gone? denied? certificate over?).
@@ -406,5 +430,5 @@ pub(crate) fn verifier(
     // Nobody's: each bundle is a peer's.
     let nobody: TrustDomain = SERVER_NAME.parse()?;
     let (trust, _) = Trust::new(nobody, sources, Denials::default(), clock());
-    Ok(Arc::new(config::Verifier::new(Arc::new(trust), expect)))
+    Ok(Arc::new(config::Verifier::new(Arc::new(trust), expect, Arc::default())))
 }

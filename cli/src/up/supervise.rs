@@ -4,7 +4,8 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use hawser_runtime::file;
+use hawser_runtime::{clock, file};
+use hawser_tunnel::identity;
 use rustix::process::Signal;
 use serde::Serialize;
 use tokio::process::Child;
@@ -13,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::child;
 use super::log::Log;
-use super::wanted::Wanted;
+use super::wanted::{Join, Wanted};
 use crate::admin;
 use crate::state::State;
 
@@ -136,26 +137,32 @@ impl Supervised {
     }
 
     fn hand_out_token(&self) -> Result<()> {
-        let Some((identity, path)) = &self.wanted.join else { return Ok(()) };
+        let Some(Join { identity, token: path, .. }) = &self.wanted.join else { return Ok(()) };
         let store = self.state.cluster(&self.wanted.id.cluster)?.trust_anchor();
         let token = crate::trust::register(&store, identity)?;
         file::replace_unsynced(path, token.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// A token joins once: if the answer was lost on its way to the daemon, only another one helps. Never ends.
+    /// A token joins once: if the answer was lost on its way to the daemon, only another one helps. So it does where a
+    /// certificate is over: the machine slept, or its clock was behind and has been put right. Never ends.
     async fn keep_joinable(&self, pid: Option<u32>) {
         loop {
             sleep(JOINED).await;
             let cluster = self.state.cluster(&self.wanted.id.cluster).ok();
             let run = cluster.and_then(|cluster| admin::run_file(&cluster.run_file(&self.wanted.id.key())));
-            if run.map(|run| run.pid) == pid {
-                // It has been ready, so it has an identity and renews it by that.
-                std::future::pending::<()>().await;
+            // It has been ready, so it has an identity, and renews it by that as long as it holds.
+            if run.map(|run| run.pid) == pid && !self.is_over() {
+                continue;
             }
             if let Err(error) = self.hand_out_token() {
                 self.log.note(&format!("no join token: {error:#}"));
             }
         }
+    }
+
+    fn is_over(&self) -> bool {
+        let until = self.wanted.join.as_ref().and_then(|join| identity::kept_until(&join.store));
+        until.is_some_and(|until| until <= clock::now())
     }
 
     async fn until_end(&self, child: &mut Child, wish: &mut watch::Receiver<Wish>) -> Result<End> {

@@ -78,8 +78,18 @@ pub(crate) struct Wanted {
     pub(crate) command: Vec<String>,
     /// Written before each start.
     pub(crate) config: Option<(PathBuf, Value)>,
-    /// For whom a join token is registered before each start, and where it is put.
-    pub(crate) join: Option<(SpiffeId, PathBuf)>,
+    /// How it comes to its identity.
+    pub(crate) join: Option<Join>,
+}
+
+/// For whom join tokens are registered.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Join {
+    pub(crate) identity: SpiffeId,
+    /// Where a token is put.
+    pub(crate) token: PathBuf,
+    /// Where the identity is kept that it joins with.
+    pub(crate) store: PathBuf,
 }
 
 /// Everything that one cluster should run, in the order in which it is best started.
@@ -110,6 +120,7 @@ impl Here<'_> {
 
     fn daemon(&self, id: Id, join: Option<SpiffeId>, own: Value) -> Wanted {
         let path = self.cluster.config(&id.key());
+        let store = own.pointer("/identity/store").and_then(Value::as_str).map(PathBuf::from).unwrap_or_default();
         let name = if id.name.is_empty() { id.kind.as_str() } else { &id.name };
         let mut config = json!({
             "process": {
@@ -125,7 +136,7 @@ impl Here<'_> {
         }
         let command = ["hawser", id.kind.as_str(), "--config", &path.to_string_lossy()].map(str::to_owned).to_vec();
         let token = self.cluster.token(&id.key());
-        Wanted { id, command, config: Some((path, config)), join: join.map(|identity| (identity, token)) }
+        Wanted { id, command, config: Some((path, config)), join: join.map(|identity| Join { identity, token, store }) }
     }
 
     fn identity(&self, id: &Id, own: &str) -> Value {
@@ -242,7 +253,9 @@ mod tests {
         assert_eq!(proxy["process"]["name"], "west/web");
         assert_eq!(proxy["socks"], "127.0.1.1:1080");
         assert!(proxy.get("inbound").is_none(), "what is absent is left out");
-        assert_eq!(all[3].join.as_ref().unwrap().0.as_str(), "spiffe://west.acme.example/ns/shop/sa/web-sa");
+        let join = all[3].join.as_ref().unwrap();
+        assert_eq!(join.identity.as_str(), "spiffe://west.acme.example/ns/shop/sa/web-sa");
+        assert!(join.store.ends_with("west/proxies/web/identity"), "{}", join.store.display());
         let text = serde_saphyr::to_string(&proxy).unwrap();
         assert_eq!(serde_saphyr::from_str::<Value>(&text).unwrap(), proxy, "YAML reads back as it was");
     }

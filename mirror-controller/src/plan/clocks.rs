@@ -35,6 +35,12 @@ pub fn round_trip_us(peer: &PeerState) -> u64 {
     alive.map(|gateway| gateway.round_trip_us).min().unwrap_or_default()
 }
 
+/// What is known, and that it is so much at least, to the same side → what to go by.
+pub fn at_least(known: Option<i64>, bound: i64) -> i64 {
+    let fits = |known: &i64| known.signum() == bound.signum() && known.unsigned_abs() >= bound.unsigned_abs();
+    known.filter(fits).unwrap_or(bound)
+}
+
 /// Whether people should be told of this change: what is told makes a plan.
 pub fn tells(known: Option<i64>, now: i64) -> bool {
     known.is_none_or(|known| known.abs_diff(now) >= 500)
@@ -63,6 +69,15 @@ mod tests {
         let last = (0..SAMPLES).map(|_| estimate.heard(2_000, 2_000, 0)).last();
         assert_eq!(last, Some(0));
         assert!(tells(Some(0), -600) && !tells(Some(0), 400) && tells(None, 0));
+    }
+
+    #[test]
+    fn what_was_measured_is_kept_as_long_as_it_agrees_with_what_is_sure() {
+        assert_eq!(at_least(None, -5), -5);
+        assert_eq!(at_least(Some(-7_200_000), -5_000), -7_200_000);
+        assert_eq!(at_least(Some(-4_000), -5_000), -5_000);
+        assert_eq!(at_least(Some(7_200_000), -5_000), -5_000);
+        assert_eq!(at_least(Some(0), 5_000), 5_000);
     }
 
     #[test]

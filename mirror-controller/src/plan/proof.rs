@@ -128,6 +128,7 @@ pub fn report(world: &World, known: &Known, own: TrustReport, now_ms: i64) -> Op
             acknowledgement: trust.acknowledgement,
             clock_ahead_ms: trust.clock_ahead_ms.unwrap_or_default(),
             clock_known: trust.clock_ahead_ms.is_some(),
+            dated_ahead: trust.dated_ahead,
             ..LinkedPeer::default()
         };
         if let Some(bundle) = state.and_then(|state| state.bundle.as_deref()) {

@@ -176,6 +176,7 @@ impl Client {
                 }
                 Err(trouble) => trouble,
             };
+            self.shut_out();
             self.trouble(trouble);
             // The next try begins with the next gateway.
             first = (first + 1) % self.paths.len().max(1);
@@ -230,6 +231,16 @@ impl Client {
     async fn other(&self, gateway: usize) -> Result<Session, Refusal> {
         tokio::time::sleep(DOUBT).await;
         self.connect((gateway + 1) % self.paths.len().max(1)).await
+    }
+
+    /// Where its certificate was refused for its time, that says how its clock goes.
+    fn shut_out(&self) {
+        let gap = self.credentials.clock_gap(&self.domain);
+        self.fabric.shut_out(&self.peer, gap);
+        if let Some(gap) = gap {
+            let known = self.store.now().peers.get(&self.peer).and_then(|peer| peer.clock_ahead_ms);
+            self.show_clock(clocks::at_least(known, gap.ahead_ms()));
+        }
     }
 
     /// Told once, and again when it becomes another: each gateway in turn gives its own words for the same thing.
@@ -441,13 +452,18 @@ impl Client {
         let Some(peer) = world.peers.get(&self.peer).filter(|_| told_ms > 0) else { return };
         let ahead = estimate.heard(told_ms, crate::now_ms(), clocks::round_trip_us(peer));
         self.fabric.clock(&self.peer, ahead);
-        self.metrics.clock(&self.peer, ahead);
-        if clocks::tells(peer.clock_ahead_ms, ahead) {
-            self.store.update_peer(crate::now_ms(), &self.peer, |peer| {
-                peer.clock_ahead_ms = Some(ahead);
-                true
-            });
-        }
+        self.show_clock(ahead);
+    }
+
+    fn show_clock(&self, ahead_ms: i64) {
+        self.metrics.clock(&self.peer, ahead_ms);
+        self.store.update_peer(crate::now_ms(), &self.peer, |peer| {
+            let tells = clocks::tells(peer.clock_ahead_ms, ahead_ms);
+            if tells {
+                peer.clock_ahead_ms = Some(ahead_ms);
+            }
+            tells
+        });
     }
 
     /// Its bundle, which takes effect at once if it may. What a peer sends faster than this waits in its own buffers.

@@ -46,7 +46,15 @@ impl ClockEvidence {
     /// From the report and the move of our own clock, if it has moved.
     pub(crate) fn new(fabric: Option<&FabricReport>, moved_s: Option<i64>) -> Self {
         let mut evidence = Self { moved_s, ..Self::default() };
-        for peer in fabric.into_iter().flat_map(|fabric| &fabric.peers).filter(|peer| peer.alive) {
+        for peer in fabric.into_iter().flat_map(|fabric| &fabric.peers) {
+            if !peer.alive {
+                // Clocks that differ by more than certificates live are why it does not answer. That a certificate is
+                // over has other reasons too; that one has not begun has none.
+                let differs =
+                    peer.dated_ahead && u128::from(peer.clock_ahead_ms.unsigned_abs()) > CLOCK_AGREES.as_millis();
+                evidence.differ.extend(differs.then(|| (peer.cluster.clone(), peer.clock_ahead_ms)));
+                continue;
+            }
             evidence.alive += 1;
             if !peer.clock_known {
                 continue;
@@ -78,15 +86,17 @@ impl ClockEvidence {
     /// Whether a step may be taken that cannot be taken back without harm.
     pub(crate) fn may_step(&self) -> Result<(), Refused> {
         const REMEDY: &str = "set this machine's clock, or the other's: hawser trust status shows each";
-        if let Some(moved) = self.moved_s.filter(|_| !self.confirmed()) {
+        // That peers agree may be of before the move: when they confirm it, it is one no more (`clocks`).
+        if let Some(moved) = self.moved_s {
             return Err(Refused::new(format!("the clock has moved by {moved} s"), REMEDY));
         }
-        if self.agree >= self.wanted() {
+        let nobody_agrees = self.agree == 0 && !self.differ.is_empty();
+        if self.agree >= self.wanted() && !nobody_agrees {
             return Ok(());
         }
         let differ: Vec<_> = self.differ.iter().map(|(name, ahead)| format!("{name} {ahead} ms")).collect();
         let differ = if differ.is_empty() { "the others have not told theirs".to_owned() } else { differ.join(", ") };
-        let (agree, wanted) = (self.agree, self.wanted());
+        let (agree, wanted) = (self.agree, self.wanted().max(1));
         Err(Refused::new(
             format!("the clocks of {agree} of {wanted} linked clusters agree with ours: {differ}"),
             REMEDY,

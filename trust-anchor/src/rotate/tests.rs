@@ -237,7 +237,7 @@ fn nothing_becomes_active_while_the_clock_is_in_doubt() {
     type Change = fn(&mut World);
     let cases: &[(&str, bool, Change)] = &[
         ("all agree", true, |_| ()),
-        ("moved, but peers confirm it", true, |w| w.moved_s = Some(7200)),
+        ("moved, and what peers say may be of before", false, |w| w.moved_s = Some(7200)),
         ("moved, and nobody can be asked", false, |w| {
             w.moved_s = Some(7200);
             w.fabric().peers.clear();
@@ -261,6 +261,26 @@ fn nothing_becomes_active_while_the_clock_is_in_doubt() {
         assert_eq!(world.go(State::Draining).is_ok(), *may, "{what}");
         assert!(world.go(State::Published).is_ok(), "{what}: the proof does not need a clock");
     }
+}
+
+#[test]
+fn the_clock_of_a_peer_counts_that_is_shut_out_for_its_time() {
+    let clock = |shut_out: usize, ahead_ms: i64| {
+        let mut world = World::good();
+        for peer in world.fabric().peers.iter_mut().take(shut_out) {
+            (peer.alive, peer.dated_ahead, peer.clock_ahead_ms) = (false, true, ahead_ms);
+        }
+        world.evidence().clock
+    };
+    let all = clock(3, 7_200_000);
+    assert!(all.wrong() && all.may_step().unwrap_err().message.contains("east 7200000 ms"));
+    assert!(clock(3, 60_000).may_step().is_ok(), "certificates are dated back by that");
+    let two = clock(2, 7_200_000);
+    assert!(!two.wrong() && two.may_step().is_ok(), "one can come in, and agrees");
+    // Whoever is away, or whose certificates are over, may have another reason for it.
+    let mut away = World::good();
+    away.fabric().peers.iter_mut().for_each(|peer| (peer.alive, peer.clock_ahead_ms) = (false, 7_200_000));
+    assert!(away.evidence().clock.may_step().is_ok());
 }
 
 #[test]

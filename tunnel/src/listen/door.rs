@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::server::TlsStream;
 
+use super::slots::prefix;
 use crate::join::{REQUEST_MAX, receive, send};
 use crate::tls::HandshakeError;
 
@@ -156,14 +157,6 @@ impl Rates {
         // The prefix first: one that floods must not use up what is there for all.
         let bucket = self.prefixes.entry(prefix(from)).or_default();
         bucket.take(now, rate) && self.all.take(now, config.per_second)
-    }
-}
-
-/// IPv4 by /24, IPv6 by /48: what one party is commonly given.
-fn prefix(address: IpAddr) -> u64 {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => u64::from(v4.to_bits() >> 8),
-        IpAddr::V6(v6) => (1 << 63) | u64::try_from(v6.to_bits() >> 80).unwrap_or_default(),
     }
 }
 

@@ -48,6 +48,12 @@ impl Scene {
         TcpStream::connect(self.listener.local_addr()).await.unwrap()
     }
 
+    async fn connect_from(&self, from: [u8; 4]) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        socket.connect(self.listener.local_addr()).await.unwrap()
+    }
+
     async fn incoming(&self) -> Incoming {
         timeout(SOON, self.listener.accept()).await.unwrap().unwrap()
     }
@@ -367,6 +373,26 @@ async fn a_crowded_listener_has_quic_diallers_prove_their_address_and_serves_the
     let (_link, tunnel) = scene.link().await;
     assert_eq!(tunnel.peer().id(), &id("west", "/ns/shop/sa/web"));
     assert_eq!(scene.listener.turned().retried.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_prefix_that_holds_half_of_all_handshakes_gets_no_more_and_others_come_in() {
+    let scene = Scene::new(ListenConfig { handshakes: 8, handshakes_per_prefix: 1, ..ListenConfig::default() }).await;
+    let mut idle = Vec::new();
+    let mut waiting = Vec::new();
+    for _ in 0..5 {
+        idle.push(scene.connect_from([127, 77, 0, 1]).await);
+        waiting.push(scene.incoming().await);
+    }
+    let mut sixth = scene.connect_from([127, 77, 0, 2]).await;
+    let mut buffer = [0; 8];
+    let turned = tokio::select! {
+        _ = scene.listener.accept() => panic!("a sixth of one prefix was let in"),
+        read = timeout(SOON, sixth.read(&mut buffer)) => read.unwrap(),
+    };
+    assert!(turned.is_err() || turned.is_ok_and(|read| read == 0));
+    assert_eq!((scene.listener.turned().prefix.load(Ordering::Relaxed), scene.listener.in_flight()), (1, 5));
+    scene.tunnel().await;
 }
 
 #[tokio::test]

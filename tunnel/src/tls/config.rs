@@ -19,6 +19,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+use super::gaps::Gaps;
 use super::trust::Trust;
 use super::{Expect, HandshakeError, Identity};
 use crate::Clock;
@@ -132,12 +133,13 @@ pub(super) fn join(
 pub(super) struct Verifier {
     trust: Arc<Trust>,
     expect: Expect,
+    gaps: Arc<Gaps>,
     provider: CryptoProvider,
 }
 
 impl Verifier {
-    pub(super) fn new(trust: Arc<Trust>, expect: Expect) -> Self {
-        Self { trust, expect, provider: provider() }
+    pub(super) fn new(trust: Arc<Trust>, expect: Expect, gaps: Arc<Gaps>) -> Self {
+        Self { trust, expect, gaps, provider: provider() }
     }
 
     fn check(
@@ -150,10 +152,19 @@ impl Verifier {
         let mut chain = Vec::with_capacity(rest.len() + 1);
         chain.push(leaf.clone());
         chain.extend(rest.iter().cloned());
-        self.trust.verify(&chain, &self.expect, now).map(|_| ()).map_err(|e| {
-            tracing::debug!(reason = e.reason(), detail = %e, "refused a peer's certificate");
-            e.into()
-        })
+        match self.trust.verify(&chain, &self.expect, now) {
+            Ok(svid) => {
+                self.gaps.forget(&svid.id.trust_domain());
+                Ok(())
+            }
+            Err(e) => {
+                tracing::debug!(reason = e.reason(), detail = %e, "refused a peer's certificate");
+                if let Some((domain, gap)) = self.trust.clock_gap(&chain, &e) {
+                    self.gaps.note(domain, gap);
+                }
+                Err(e.into())
+            }
+        }
     }
 
     fn signature(

@@ -10,6 +10,7 @@ use super::*;
 use crate::testing::{Pki, clock, domain, id};
 
 mod bundles;
+mod clocks;
 mod denied;
 mod foreign;
 mod live;
