@@ -4,6 +4,7 @@
 //! names     validated newtypes for everything that has a name: clusters, namespaces, services, SPIFFE IDs
 //! labels    the labels and annotations that users write and that we put on what we make
 //! objects   what users declare: Cluster, Service, EndpointSlice, ServiceExport, Link, FailoverPolicy
+//! crd       the same objects as custom resources of Kubernetes (feature `crd`)
 //! bundle    a trust domain's anchors as a SPIFFE JWKS document
 //! refusal   one value from which error, status, log line and metric label are made
 //! proto     what goes over the wire between our own processes
@@ -12,6 +13,8 @@
 //! Nothing here opens a file or a socket, and nothing here knows the time.
 
 pub mod bundle;
+#[cfg(feature = "crd")]
+pub mod crd;
 pub mod labels;
 pub mod names;
 pub mod objects;

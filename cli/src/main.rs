@@ -9,6 +9,7 @@ mod echo;
 mod fabric;
 mod get;
 mod http;
+mod install;
 mod link;
 mod page;
 mod print;
@@ -46,6 +47,7 @@ enum Command {
     #[command(subcommand)]
     Link(link::Link),
     Unlink(link::Unlink),
+    Install(install::Install),
     #[command(flatten)]
     Daemon(daemon::Daemon),
     /// Print the version.
@@ -83,6 +85,7 @@ fn run(command: Command) -> anyhow::Result<std::process::ExitCode> {
         Command::Trust(command) => asking(trust::run(&command))?,
         Command::Link(command) => asking(link::run(&command))?,
         Command::Unlink(args) => asking(link::unlink(&args))?,
+        Command::Install(args) => asking(install::run(&args))?,
         Command::Daemon(daemon) => daemon::run(&daemon)?,
         Command::Version => print::out(concat!("hawser ", env!("CARGO_PKG_VERSION"))),
         Command::Completion { shell } => {

@@ -8,6 +8,11 @@ use serde::{Deserialize, Serialize};
 use super::Metadata;
 use crate::names::{ClusterName, Namespace, SpiffeId, TrustDomain};
 
+/// More gateways than this in one link help nobody, and each is probed every second.
+pub const GATEWAYS_MAX: usize = 32;
+/// Most namespaces of one peer that are mapped by name.
+pub const NAMESPACES_MAX: usize = 1000;
+
 /// A peer: `metadata.name` is the name by which this cluster calls it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -24,6 +29,7 @@ pub struct Link {
 
 /// See [`Link`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LinkSpec {
     /// The peer's trust domain.
@@ -53,6 +59,7 @@ pub struct LinkSpec {
 
 /// Whether a peer's anchors may change without a change of the Link.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum BundleUpdates {
     /// The Link's bundle is the first; what the peer publishes later takes its place.
@@ -70,6 +77,7 @@ impl BundleUpdates {
 
 /// Where a trust domain's bundle can be fetched (SPIFFE Federation section 5.2). None of the fields follows from another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BundleEndpoint {
     /// `https://…`, without user information.
@@ -90,6 +98,7 @@ pub struct BundleEndpoint {
 
 /// How a bundle endpoint proves who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 pub enum BundleProfile {
     /// By a certificate for the URL's host name, of a public or a private authority.
     #[serde(rename = "https_web")]
@@ -111,6 +120,7 @@ impl BundleProfile {
 
 /// One of a peer's gateways.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LinkGateway {
     /// A name for people and metrics.
@@ -121,6 +131,7 @@ pub struct LinkGateway {
 
 /// Which transport tunnels use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// QUIC only.
@@ -157,6 +168,7 @@ pub struct UnknownTransport;
 
 /// What is taken from a peer, and under which names.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Import {
     /// Namespaces of the peer that are taken, and the local namespace that each becomes; absent: all, unchanged.
@@ -169,6 +181,7 @@ pub struct Import {
 
 /// One namespace of the peer and what it is called here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NamespaceMap {
     /// At the peer.
@@ -180,6 +193,7 @@ pub struct NamespaceMap {
 
 /// Where a link stands, one a peer; written beside the object.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct LinkStatus {
     /// `Ready`, `CatalogFresh`, `GatewayReachable`, `TrustCurrent`.
@@ -203,6 +217,7 @@ pub struct LinkStatus {
 
 /// Whom this cluster trusts at the other end of a link, and since when.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct LinkBundleStatus {
     /// `own_root`, `manifest`, `tunnel`, `https_web`, `https_spiffe` or `accepted`.
@@ -223,6 +238,7 @@ pub struct LinkBundleStatus {
 
 /// One gateway of a link as the mirror controller last saw it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct LinkGatewayStatus {
     /// The gateway's name in the Link.
@@ -239,6 +255,7 @@ pub struct LinkGatewayStatus {
 
 /// A service that was offered and not taken.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct RefusedImport {
     /// As the peer names it (cut and cleaned).
@@ -249,6 +266,7 @@ pub struct RefusedImport {
 
 /// A Kubernetes-style condition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
     /// Such as `Ready`.

@@ -5,6 +5,13 @@ use serde::{Deserialize, Serialize};
 use super::Metadata;
 use crate::names::ClusterName;
 
+/// Most tiers of one policy; what no tier names comes last anyway.
+pub const TIERS_MAX: usize = 16;
+/// Most clusters of one tier.
+pub const TIER_CLUSTERS_MAX: usize = 32;
+/// Largest share.
+pub const WEIGHT_MAX: u32 = 1_000_000;
+
 /// Applies to the federated service of the same name and namespace.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -21,6 +28,7 @@ pub struct FailoverPolicy {
 
 /// See [`FailoverPolicy`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FailoverSpec {
     /// In order of preference; clusters that no tier names come last, together.
@@ -32,6 +40,7 @@ pub struct FailoverSpec {
 
 /// Clusters that are used together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FailoverTier {
     /// The clusters and their shares.
@@ -40,6 +49,7 @@ pub struct FailoverTier {
 
 /// One cluster's share in a tier.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WeightedCluster {
     /// The cluster: a Link's name, or this cluster's own.

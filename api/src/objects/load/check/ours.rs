@@ -7,11 +7,8 @@ use super::{Rules, VirtualNetwork, metadata};
 use crate::bundle::Bundle;
 use crate::names::{ClusterName, ServiceName, TrustDomain};
 use crate::objects::cluster::{BundleEndpointSpec, Cluster, ProxySpec};
-use crate::objects::link::{BundleProfile, BundleUpdates, Link};
-use crate::objects::policy::FailoverPolicy;
-
-/// More gateways than this in one link help nobody, and each is probed every second.
-const GATEWAYS_MAX: usize = 32;
+use crate::objects::link::{BundleProfile, BundleUpdates, GATEWAYS_MAX, Link, NAMESPACES_MAX};
+use crate::objects::policy::{FailoverPolicy, TIER_CLUSTERS_MAX, TIERS_MAX, WEIGHT_MAX};
 
 pub(super) fn cluster(rules: &mut Rules, cluster: &Cluster) {
     metadata(rules, &cluster.metadata);
@@ -114,6 +111,9 @@ pub(super) fn link(rules: &mut Rules, link: &Link) {
     if let Some(template) = &link.spec.import.name_template {
         name_template(rules, template, &link.metadata.name);
     }
+    let count = link.spec.import.namespaces.as_ref().map_or(0, Vec::len);
+    let many = format!("has {count} entries; at most {NAMESPACES_MAX} are mapped");
+    rules.must(count <= NAMESPACES_MAX, "spec.import.namespaces", many, "leave it out to take all, unchanged");
     let mut from = BTreeMap::new();
     for (index, map) in link.spec.import.namespaces.iter().flatten().enumerate() {
         rules.once(&mut from, map.from.clone(), index, &format!("spec.import.namespaces[{index}].from"));
@@ -180,18 +180,28 @@ pub(super) fn policy(rules: &mut Rules, policy: &FailoverPolicy) {
     let percent = policy.spec.minimum_healthy_percent;
     rules.must(percent <= 100, "spec.minimumHealthyPercent", format!("is {percent}"), "use 0 to 100");
     rules.must(!policy.spec.tiers.is_empty(), "spec.tiers", "is empty", "list at least one tier of clusters");
+    let count = policy.spec.tiers.len();
+    let many = format!("has {count} entries; at most {TIERS_MAX} are followed");
+    rules.must(count <= TIERS_MAX, "spec.tiers", many, "put clusters of equal rank into one tier");
     let mut seen = BTreeMap::new();
     for (tier_index, tier) in policy.spec.tiers.iter().enumerate() {
         let field = format!("spec.tiers[{tier_index}].clusters");
         rules.must(!tier.clusters.is_empty(), &field, "is empty", "name its clusters, or take the tier out");
+        let many = format!("has {} entries; at most {TIER_CLUSTERS_MAX} share a tier", tier.clusters.len());
+        rules.must(tier.clusters.len() <= TIER_CLUSTERS_MAX, &field, many, "leave some to the last, unnamed tier");
         let weight: u64 = tier.clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
         let some = weight > 0 || tier.clusters.is_empty();
         rules.must(some, &field, "gives every cluster weight 0", "give at least one a weight");
         for (index, cluster) in tier.clusters.iter().enumerate() {
             let at = |name: &str| format!("{field}[{index}].{name}");
             rules.once(&mut seen, cluster.name.clone(), tier_index, &at("name"));
-            let fits = cluster.weight <= 1_000_000;
-            rules.must(fits, &at("weight"), "is more than 1000000", "weights are shares: use smaller numbers");
+            let fits = cluster.weight <= WEIGHT_MAX;
+            rules.must(
+                fits,
+                &at("weight"),
+                format!("is more than {WEIGHT_MAX}"),
+                "weights are shares: use smaller numbers",
+            );
         }
     }
 }

@@ -1,0 +1,33 @@
+//! What is printed besides roles.
+
+use anyhow::Result;
+use hawser_api::labels::SYSTEM_NAMESPACE;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use serde_json::{Value, json};
+
+use super::text::{self, Document};
+
+/// On everything that is printed.
+pub(super) fn labels() -> Value {
+    json!({ "app.kubernetes.io/part-of": "hawser" })
+}
+
+/// The namespace of Hawser's own parts. Its Pods need no privilege, and none can have one.
+pub(super) fn namespace() -> Result<Document> {
+    text::document(&json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": SYSTEM_NAMESPACE,
+            "labels": {
+                "app.kubernetes.io/part-of": "hawser",
+                "pod-security.kubernetes.io/enforce": "restricted",
+            },
+        },
+    }))
+}
+
+/// CustomResourceDefinitions, in the order in which they come.
+pub(super) fn definitions(definitions: &[CustomResourceDefinition]) -> Result<Vec<Document>> {
+    definitions.iter().map(text::document).collect()
+}

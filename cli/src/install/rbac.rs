@@ -1,0 +1,131 @@
+//! Who may do what on Kubernetes: a role a daemon and a role a person, with a reason for every verb.
+//!
+//! [`roles`] is the list; the reasons are printed above the rules that they argue for.
+
+mod roles;
+
+use anyhow::Result;
+use hawser_api::labels::SYSTEM_NAMESPACE;
+use serde_json::{Value, json};
+
+use super::text::{self, Document};
+
+pub(super) use roles::{ACCOUNTS, ROLES};
+
+/// One rule of a role.
+pub(super) struct Grant {
+    /// API group; empty: the core.
+    pub(super) group: &'static str,
+    pub(super) resources: &'static [&'static str],
+    /// Only objects of these names; empty: all.
+    pub(super) names: &'static [&'static str],
+    pub(super) verbs: &'static [&'static str],
+    /// Why each of the verbs is needed.
+    pub(super) why: &'static str,
+}
+
+/// A role, and who has it.
+pub(super) struct Role {
+    pub(super) name: &'static str,
+    /// Only in Hawser's own namespace.
+    pub(super) local: bool,
+    /// The service account that is bound to it; `None`: it is for people, and who may bind roles decides for whom.
+    pub(super) account: Option<&'static str>,
+    /// Kubernetes' own roles that take it in: `view`, `edit`, `admin`.
+    pub(super) within: &'static [&'static str],
+    pub(super) about: &'static str,
+    pub(super) grants: &'static [Grant],
+}
+
+/// Service accounts, roles and bindings.
+pub(super) fn documents() -> Result<Vec<Document>> {
+    let mut all = Vec::new();
+    for account in ACCOUNTS {
+        all.push(text::document(&account_of(account))?);
+    }
+    for role in ROLES {
+        all.push(role.document()?);
+        if let Some(account) = role.account {
+            all.push(text::document(&role.binding(account))?);
+        }
+    }
+    Ok(all)
+}
+
+/// Its token is mounted by those Pods alone that say so: a process that asks nothing of the API server has none.
+fn account_of(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": { "name": name, "namespace": SYSTEM_NAMESPACE, "labels": super::documents::labels() },
+        "automountServiceAccountToken": false,
+    })
+}
+
+impl Role {
+    fn kind(&self) -> &'static str {
+        if self.local { "Role" } else { "ClusterRole" }
+    }
+
+    fn metadata(&self) -> Value {
+        let mut labels = super::documents::labels();
+        for role in self.within {
+            labels[format!("rbac.authorization.k8s.io/aggregate-to-{role}")] = "true".into();
+        }
+        let mut metadata = json!({ "name": self.name, "labels": labels });
+        if self.local {
+            metadata["namespace"] = SYSTEM_NAMESPACE.into();
+        }
+        metadata
+    }
+
+    /// The role, with its reasons as comments.
+    fn document(&self) -> Result<Document> {
+        let head = text::document(&json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": self.kind(),
+            "metadata": self.metadata(),
+        }))?;
+        let mut document = format!("{}{head}rules:\n", comment(self.about));
+        for grant in self.grants {
+            document += &comment(grant.why);
+            document += &text::document(&[grant.rule()])?;
+        }
+        Ok(document)
+    }
+
+    fn binding(&self, account: &str) -> Value {
+        let mut binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": format!("{}Binding", self.kind()),
+            "metadata": self.metadata(),
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": self.kind(), "name": self.name },
+            "subjects": [{ "kind": "ServiceAccount", "name": account, "namespace": SYSTEM_NAMESPACE }],
+        });
+        binding["metadata"]["labels"] = super::documents::labels();
+        binding
+    }
+}
+
+impl Grant {
+    /// As a role holds it.
+    pub(super) fn rule(&self) -> Value {
+        let mut rule = json!({ "apiGroups": [self.group], "resources": self.resources, "verbs": self.verbs });
+        if !self.names.is_empty() {
+            rule["resourceNames"] = json!(self.names);
+        }
+        rule
+    }
+}
+
+/// A text as YAML comments, 100 characters a line.
+fn comment(text: &str) -> String {
+    let mut lines = vec![String::from("#")];
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.len() + word.len() < 100 => *line += &format!(" {word}"),
+            _ => lines.push(format!("# {word}")),
+        }
+    }
+    lines.join("\n") + "\n"
+}
