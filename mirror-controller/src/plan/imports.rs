@@ -15,7 +15,7 @@ use hawser_api::objects::import::{
     SessionAffinity,
 };
 use hawser_api::objects::link::Condition;
-use hawser_api::{ClusterName, Namespace, ServiceKey, labels};
+use hawser_api::{ClusterName, ServiceKey, labels};
 
 use super::clusterset::Set;
 use super::hosts::{Hosts, Member};
@@ -54,10 +54,9 @@ pub struct Parts<'p> {
     pub hosts: &'p Hosts<'p>,
 }
 
-/// All imports by name. A namespace is never made: without it there is no import.
+/// All imports by name. None is in a namespace that is not there: what a peer offers into one is no mirror, and in no set.
 pub fn imports(world: &World, objects: &Objects, parts: &Parts<'_>) -> BTreeMap<ServiceKey, ImportObject> {
-    let there = |namespace: &Namespace| objects.namespaces.as_ref().is_none_or(|known| known.contains(namespace));
-    let sets = parts.sets.iter().filter(|set| set.offered() && there(&set.key.namespace));
+    let sets = parts.sets.iter().filter(|set| set.offered());
     sets.map(|set| (set.key.clone(), Making { world, objects, parts, set }.object())).collect()
 }
 

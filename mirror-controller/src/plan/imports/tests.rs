@@ -10,6 +10,8 @@ use crate::plan::plan;
 use crate::plan::tests::{WEST, offer, world};
 use crate::plan::{Plan, owned};
 
+mod fabric;
+
 /// The suite's service `hello` as a peer offers it.
 fn hello(cluster: &str, since_us: i64) -> catalog::Service {
     let port = |name: &str, protocol: &str| catalog::Port {
