@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use hawser_e2e::kubernetes::coredns::CoreDns;
 use hawser_e2e::kubernetes::faults::{Fault, Rule};
 use hawser_e2e::kubernetes::objects::{self, ReadyPod};
 use hawser_e2e::kubernetes::{ControlPlane, Faults};
@@ -334,44 +333,3 @@ async fn state_outlives_a_killed_api_server_and_goes_back_with_a_restored_etcd()
     ensure!(!dir.exists(), "files are left");
     Ok(())
 }
-
-#[tokio::test]
-async fn coredns_answers_names_of_services_and_of_imports() -> Result<()> {
-    let plane = ControlPlane::shared("east").await?;
-    let client = plane.client().await?;
-    plane.kubectl(&["apply", "--server-side", "-f", "-"], IMPORTS).await?;
-    plane.kubectl(&["wait", "--for=condition=Established", "crd/serviceimports.multicluster.x-k8s.io"], "").await?;
-    let namespace = objects::namespace(&client, "dns").await?;
-    let import = "{apiVersion: multicluster.x-k8s.io/v1alpha1, kind: ServiceImport, metadata: {name: checkout}, \
-                  spec: {type: ClusterSetIP, ips: [10.2.0.9], ports: [{port: 80, protocol: TCP}]}}";
-    let apply = ["apply", "--server-side", "-n", &namespace, "-f", "-"];
-    eventually("imports to be served", async || plane.kubectl(&apply, import).await).await?;
-    let dns = CoreDns::start(&plane).await?;
-    eventually("the import's name", async || {
-        let answers = dns.ask(&format!("checkout.{namespace}.svc.clusterset.local"), "A").await?;
-        ensure!(answers == ["10.2.0.9"], "{answers:?}");
-        Ok(())
-    })
-    .await?;
-    let nobody = dns.ask(&format!("nobody.{namespace}.svc.clusterset.local"), "A").await?;
-    ensure!(nobody.is_empty(), "{nobody:?}");
-    Ok(())
-}
-
-/// As much of the standard's definition as CoreDNS reads.
-const IMPORTS: &str = "
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata:
-  name: serviceimports.multicluster.x-k8s.io
-  annotations: {api-approved.kubernetes.io: 'https://github.com/kubernetes/enhancements/pull/1646'}
-spec:
-  group: multicluster.x-k8s.io
-  scope: Namespaced
-  names: {kind: ServiceImport, plural: serviceimports}
-  versions:
-  - name: v1alpha1
-    served: true
-    storage: true
-    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
-";
