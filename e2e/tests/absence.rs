@@ -1,6 +1,8 @@
 //! A cluster that was away while another changed its trust: who catches up by himself, who is waited for, and what
 //! repairs the one who slept through all of it.
 
+#![expect(clippy::indexing_slicing, reason = "of JSON: what is missing is null")]
+
 use anyhow::{Context, Result, ensure};
 use hawser_e2e::client::{self, Request};
 use hawser_e2e::load::{Load, Rate};

@@ -7,7 +7,7 @@
 //! hold on a machine that is slow or busy; that the answer is there within a second by the newcomer's own clock is asserted
 //! of optimised builds alone.
 
-#![expect(clippy::unwrap_used, reason = "a test's panic is its report")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

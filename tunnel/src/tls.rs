@@ -338,7 +338,8 @@ impl Credentials {
 
     /// Our verifier by all that is trusted now, for who asks without being anybody.
     pub(crate) fn verifier(&self, expect: Expect) -> Arc<dyn rustls::client::danger::ServerCertVerifier> {
-        Arc::new(config::Verifier::new(Arc::clone(&self.shared.snapshot.load().trust), expect))
+        let trust = Arc::clone(&self.shared.snapshot.load().trust);
+        Arc::new(config::Verifier::new(trust, expect, Arc::clone(&self.shared.gaps)))
     }
 
     /// After a handshake has completed: the peer that its certificates name, by the same verifier and by what is

@@ -84,11 +84,8 @@ impl Kind {
 
 impl Column {
     fn entry(&self) -> Value {
-        let mut entry = json!({ "name": self.name, "type": self.kind, "jsonPath": self.path });
-        if self.wide {
-            entry["priority"] = 1.into();
-        }
-        entry
+        let entry = json!({ "name": self.name, "type": self.kind, "jsonPath": self.path });
+        schema::with(entry, self.wide.then(|| ("priority", 1.into())))
     }
 }
 

@@ -106,14 +106,8 @@ fn import_status() -> Value {
     })
 }
 
-fn define(
-    kind: &str,
-    short: [&str; 2],
-    about: &str,
-    mut properties: Value,
-    columns: &[Value],
-) -> CustomResourceDefinition {
-    properties["metadata"] = json!({ "type": "object" });
+fn define(kind: &str, short: [&str; 2], about: &str, properties: Value, columns: &[Value]) -> CustomResourceDefinition {
+    let properties = schema::with(properties, Some(("metadata", json!({ "type": "object" }))));
     let age = json!({ "name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp" });
     let columns: Vec<&Value> = columns.iter().chain([&age]).collect();
     let version = |name: &str, storage: bool| {

@@ -44,10 +44,8 @@ pub(super) fn attach(whole: &mut Value, bounds: &[Bound], rules: &[Rule]) -> Vec
         }
     }
     for rule in rules {
-        let mut entry = json!({ "rule": rule.holds, "message": rule.message() });
-        if !rule.field.is_empty() {
-            entry["fieldPath"] = rule.field.into();
-        }
+        let entry = json!({ "rule": rule.holds, "message": rule.message() });
+        let entry = schema::with(entry, Some(rule.field).filter(|f| !f.is_empty()).map(|f| ("fieldPath", f.into())));
         let list = schema::at(whole, rule.at).map(|node| node.entry("x-kubernetes-validations").or_insert(json!([])));
         match list {
             Some(Value::Array(list)) => list.push(entry),

@@ -17,6 +17,14 @@ pub(super) fn of<T: JsonSchema>() -> Value {
     schema
 }
 
+/// An object with another entry.
+pub(super) fn with(mut object: Value, entry: Option<(&str, Value)>) -> Value {
+    if let Some(object) = object.as_object_mut() {
+        object.extend(entry.map(|(name, value)| (name.to_owned(), value)));
+    }
+    object
+}
+
 /// What an API server would warn of, or `kubectl explain` show badly.
 fn tidy(schema: &mut Value) {
     let Value::Object(node) = schema else { return };

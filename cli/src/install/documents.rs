@@ -3,13 +3,13 @@
 use anyhow::Result;
 use hawser_api::labels::SYSTEM_NAMESPACE;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::text::{self, Document};
 
 /// On everything that is printed.
-pub(super) fn labels() -> Value {
-    json!({ "app.kubernetes.io/part-of": "hawser" })
+pub(super) fn labels() -> Map<String, Value> {
+    Map::from_iter([("app.kubernetes.io/part-of".into(), json!("hawser"))])
 }
 
 /// The namespace of Hawser's own parts. Its Pods need no privilege, and none can have one.

@@ -6,7 +6,7 @@ mod roles;
 
 use anyhow::Result;
 use hawser_api::labels::SYSTEM_NAMESPACE;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::text::{self, Document};
 
@@ -67,16 +67,14 @@ impl Role {
         if self.local { "Role" } else { "ClusterRole" }
     }
 
-    fn metadata(&self) -> Value {
-        let mut labels = super::documents::labels();
-        for role in self.within {
-            labels[format!("rbac.authorization.k8s.io/aggregate-to-{role}")] = "true".into();
-        }
-        let mut metadata = json!({ "name": self.name, "labels": labels });
-        if self.local {
-            metadata["namespace"] = SYSTEM_NAMESPACE.into();
-        }
-        metadata
+    fn metadata(&self, labels: Map<String, Value>) -> Value {
+        let namespace = self.local.then(|| ("namespace", json!(SYSTEM_NAMESPACE)));
+        [("name", json!(self.name)), ("labels", labels.into())].into_iter().chain(namespace).collect()
+    }
+
+    fn labels(&self) -> Map<String, Value> {
+        let within = |role: &&str| (format!("rbac.authorization.k8s.io/aggregate-to-{role}"), json!("true"));
+        super::documents::labels().into_iter().chain(self.within.iter().map(within)).collect()
     }
 
     /// The role, with its reasons as comments.
@@ -84,7 +82,7 @@ impl Role {
         let head = text::document(&json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": self.kind(),
-            "metadata": self.metadata(),
+            "metadata": self.metadata(self.labels()),
         }))?;
         let mut document = format!("{}{head}rules:\n", comment(self.about));
         for grant in self.grants {
@@ -95,26 +93,24 @@ impl Role {
     }
 
     fn binding(&self, account: &str) -> Value {
-        let mut binding = json!({
+        json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": format!("{}Binding", self.kind()),
-            "metadata": self.metadata(),
+            "metadata": self.metadata(super::documents::labels()),
             "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": self.kind(), "name": self.name },
             "subjects": [{ "kind": "ServiceAccount", "name": account, "namespace": SYSTEM_NAMESPACE }],
-        });
-        binding["metadata"]["labels"] = super::documents::labels();
-        binding
+        })
     }
 }
 
 impl Grant {
     /// As a role holds it.
     pub(super) fn rule(&self) -> Value {
-        let mut rule = json!({ "apiGroups": [self.group], "resources": self.resources, "verbs": self.verbs });
-        if !self.names.is_empty() {
-            rule["resourceNames"] = json!(self.names);
-        }
-        rule
+        let names = Some(self.names).filter(|names| !names.is_empty()).map(|names| ("resourceNames", json!(names)));
+        [("apiGroups", json!([self.group])), ("resources", json!(self.resources)), ("verbs", json!(self.verbs))]
+            .into_iter()
+            .chain(names)
+            .collect()
     }
 }
 

@@ -136,7 +136,7 @@ fn who_dies_at_any_step_has_lost_nothing_that_was_answered() {
         assert_eq!(reading.broken, None, "{steps}");
         assert!(reading.entries >= answered as u64, "{steps}: {} of {answered}", reading.entries);
         let audit = open_with(directory.path(), SHORT);
-        assert_eq!((audit.append(entry("next"), UNIX_EPOCH), audit.trouble), (Ok(reading.entries + 1), None));
+        assert_eq!((audit.append(entry("next"), UNIX_EPOCH), audit.trouble.clone()), (Ok(reading.entries + 1), None));
         assert_eq!(broken(directory.path()), None, "{steps}");
     }
     assert!(deaths > 30 && turns > 30, "{deaths} deaths, {turns} turns");
