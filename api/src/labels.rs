@@ -46,6 +46,12 @@ pub const PING_SERVICE: &str = "ping";
 pub const GATEWAY_ACCOUNT: &str = "gateway";
 /// Service account, in [`SYSTEM_NAMESPACE`], of a cluster's mirror controller.
 pub const MIRROR_CONTROLLER_ACCOUNT: &str = "mirror-controller";
+/// Service account, in [`SYSTEM_NAMESPACE`], of a cluster's trust anchor; it issues its own certificate.
+pub const TRUST_ANCHOR_ACCOUNT: &str = "trust-anchor";
+/// Lease, in [`SYSTEM_NAMESPACE`], by which a mirror controller's replicas agree on the one that writes.
+pub const MIRROR_CONTROLLER_LEASE: &str = "hawser-mirror-controller";
+/// ConfigMap, in [`SYSTEM_NAMESPACE`], in which a cluster's trust anchor publishes the bundle that it is known by.
+pub const BUNDLE_CONFIG_MAP: &str = "hawser-bundle";
 
 /// Pseudo-header of every stream inside a shared sealed session: the service port that it wants,
 /// `namespace/name:port`. Set by the outbound proxy, checked and removed by the inbound proxy.

@@ -6,6 +6,7 @@
 //! objects   what users declare: Cluster, Service, EndpointSlice, ServiceExport, Link, FailoverPolicy
 //! crd       the same objects as custom resources of Kubernetes (feature `crd`)
 //! bundle    a trust domain's anchors as a SPIFFE JWKS document
+//! config    shapes of configuration that crates share which do not see each other
 //! refusal   one value from which error, status, log line and metric label are made
 //! proto     what goes over the wire between our own processes
 //! ```
@@ -13,6 +14,7 @@
 //! Nothing here opens a file or a socket, and nothing here knows the time.
 
 pub mod bundle;
+pub mod config;
 #[cfg(feature = "crd")]
 pub mod crd;
 pub mod labels;

@@ -18,7 +18,7 @@ use hawser_api::proto::issuer::AuditEvent;
 use hawser_api::{ClusterName, TrustDomain};
 use hawser_runtime::clock;
 use hawser_trust_anchor::link::{self, Acceptance, LIFETIME_MAX, LinksConfig, Own, Token, Wanted};
-use hawser_tunnel::identity::{audit, own_bundle};
+use hawser_tunnel::identity::{Door, audit, own_bundle};
 use hawser_tunnel::join::authority;
 use serde_json::Value;
 
@@ -309,7 +309,7 @@ pub(crate) async fn unlink(args: &Unlink) -> Result<()> {
 async fn recorded(place: &Place, event: &str, peer: &ClusterName, detail: &str) {
     let (event, subject, detail) = (event.to_owned(), peer.to_string(), detail.to_owned());
     let event = AuditEvent { event, subject, detail, reporter: String::new() };
-    if let (_, Err(status)) = audit(&place.state.issuer_socket(), vec![event]).await {
+    if let (_, Err(status)) = audit(&Door::Socket(place.state.issuer_socket()), vec![event]).await {
         print::note(format!("not in the audit log: {}", status.message()));
     }
 }

@@ -15,7 +15,6 @@
 //! do not compile.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -24,7 +23,7 @@ use hawser_api::Namespace;
 use hawser_api::proto::discovery::Status;
 use hawser_runtime::subscribe::Table;
 use hawser_runtime::{Process, clock};
-use hawser_tunnel::identity::{self, IdentitySource};
+use hawser_tunnel::identity::{self, Door, IdentitySource};
 use hawser_tunnel::listen::{DoorConfig, ListenConfig, TunnelListener};
 use hawser_tunnel::tls::Credentials;
 use tokio::sync::watch as watched;
@@ -60,8 +59,8 @@ struct Gateway {
     /// Grows when tables or trust change: whatever is live is then checked again.
     changes: watched::Sender<u64>,
     said: said::Said,
-    /// The trust anchor's socket, for what comes through the join door.
-    issuer: PathBuf,
+    /// The trust anchor's door, for what comes through the join door.
+    issuer: Door,
     draining: CancellationToken,
     stopping: CancellationToken,
 }
@@ -74,6 +73,7 @@ impl Gateway {
         Self {
             name: config.name.clone(),
             tables: ArcSwap::default(),
+            issuer: Door::new(&config.identity, &credentials),
             credentials,
             streams,
             endpoints: Arc::default(),
@@ -81,7 +81,6 @@ impl Gateway {
             metrics,
             changes: watched::channel(0).0,
             said: said::Said::default(),
-            issuer: config.identity.socket.clone(),
             draining: process.drain.clone(),
             stopping: process.stop.clone(),
         }
@@ -147,11 +146,7 @@ pub async fn bind(config: &Config, sources: Sources, process: &Process) -> anyho
 /// Runs a gateway until it has drained.
 pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
     let credentials = Credentials::new(config.identity.trust_domain.clone(), clock::now);
-    let source = IdentitySource {
-        socket: config.identity.socket.clone(),
-        join_token: config.identity.join_token.clone(),
-        store: config.identity.store.clone(),
-    };
+    let source = IdentitySource::new(&config.identity, &credentials);
     process.spawn(identity::keep(credentials.clone(), source, clock::now));
     let (tables, status) = watch::subscribe(&config, &process);
     bind(&config, Sources { credentials, tables, status }, &process).await?.serve().await;

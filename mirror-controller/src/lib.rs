@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use hawser_runtime::{Process, clock};
-use hawser_tunnel::identity::{self, IdentitySource};
+use hawser_tunnel::identity::{self, Door, IdentitySource};
 use hawser_tunnel::pool::{Dialer, DialerConfig};
 use hawser_tunnel::tls::Credentials;
 
@@ -55,11 +55,7 @@ fn now_ms() -> i64 {
 /// Runs a mirror controller until it has drained.
 pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
     let credentials = Credentials::new(config.identity.trust_domain.clone(), clock::now);
-    let source = IdentitySource {
-        socket: config.identity.socket.clone(),
-        join_token: config.identity.join_token.clone(),
-        store: config.identity.store.clone(),
-    };
+    let source = IdentitySource::new(&config.identity, &credentials);
     process.spawn(identity::keep(credentials.clone(), source, clock::now));
     serve(config, credentials, process).await
 }
@@ -89,8 +85,9 @@ pub async fn serve(config: Config, credentials: Credentials, process: Process) -
         plans: outputs.plans.subscribe(),
     };
     process.spawn(links.run(process.clone()));
-    process.spawn(watch::own::run(own, bundles, store.clone(), config.identity.socket.clone()));
-    process.spawn(watch::fabric::report(fabric, store.clone(), config.identity.socket.clone()));
+    let door = Door::new(&config.identity, &credentials);
+    process.spawn(watch::own::run(own, bundles, store.clone(), door.clone()));
+    process.spawn(watch::fabric::report(fabric, store.clone(), door));
     process.spawn(Recorder::new(&config, &store, outputs.plans.subscribe(), &credentials).run());
     process.spawn(reconcile::run(store.clone(), outputs.clone(), metrics.clone()));
     process.spawn(reconcile::write(config.output.clone(), outputs.plans.subscribe()));

@@ -110,11 +110,7 @@ fn follow(config: &Config, inbound: &Arc<Inbound>, bound: &channel::Receiver<Arc
     let context = inbound.context();
     let process = &context.process;
     let changes = Arc::new(watch::Changes::register(&mut process.registry.lock()));
-    let source = IdentitySource {
-        socket: config.identity.socket.clone(),
-        join_token: config.identity.join_token.clone(),
-        store: config.identity.store.clone(),
-    };
+    let source = IdentitySource::new(&config.identity, &context.credentials);
     process.spawn(identity::keep(context.credentials.clone(), source, clock::now));
     process.spawn(watch::identity(inbound.clone(), changes.clone()));
     let (tables, incoming) = channel::channel(Arc::<Table>::default());

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+pub use hawser_api::config::{IdentityConfig, Issuer, RemoteIssuer};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -38,20 +39,6 @@ pub struct ProcessConfig {
 
 fn drain_seconds() -> u64 {
     30
-}
-
-/// The `identity` section: where this process's certificate comes from.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct IdentityConfig {
-    /// This cluster's trust domain.
-    pub trust_domain: hawser_api::TrustDomain,
-    /// The trust anchor's Unix socket.
-    pub socket: PathBuf,
-    /// File with a one-time join token; may be absent.
-    pub join_token: PathBuf,
-    /// Directory in which key, chain and bundle are kept.
-    pub store: PathBuf,
 }
 
 /// The `discovery` section: where this process's tables come from.

@@ -1,4 +1,5 @@
-//! Who asks: the holder of a one-time join token, or of a certificate that still holds.
+//! Who asks: the holder of a one-time join token, of a certificate that still holds, or of a service account token that
+//! the API server has vouched for.
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -16,6 +17,11 @@ use crate::csr::{self, Request};
 use crate::join;
 use crate::refused::Refused;
 
+pub(crate) mod remote;
+pub(crate) mod token_review;
+
+use token_review::{Reviewed, TokenRefused};
+
 /// How the subject was attested, for the audit log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Via {
@@ -23,6 +29,8 @@ pub(crate) enum Via {
     JoinToken,
     /// By its present certificate.
     Renewal,
+    /// By a Kubernetes service account token.
+    TokenReview,
     /// By what the kernel says of its process.
     WorkloadApi,
 }
@@ -33,6 +41,7 @@ impl Via {
         match self {
             Self::JoinToken => "join_token",
             Self::Renewal => "renewal",
+            Self::TokenReview => "token_review",
             Self::WorkloadApi => "workload_api",
         }
     }
@@ -49,11 +58,21 @@ pub(crate) struct Admitted {
     pub(crate) request: Request,
     /// The serial number of the certificate that this one takes the place of; empty: none.
     pub(crate) replaces: String,
+    /// More about who it is, for the audit log.
+    pub(crate) detail: String,
+}
+
+impl Admitted {
+    fn new(subject: SpiffeId, via: Via, request: Request) -> Self {
+        Self { subject, via, request, replaces: String::new(), detail: String::new() }
+    }
 }
 
 /// Checks a request. The signing request comes first: a token must not be used up by one that can never be met.
+/// `reviewed`: what became of the service account token in it, if there is one.
 pub(crate) fn admit(
     request: &IssueRequest,
+    reviewed: Option<Result<Reviewed, TokenRefused>>,
     store: &Path,
     credentials: &Credentials,
     now: SystemTime,
@@ -63,11 +82,16 @@ pub(crate) fn admit(
         Some(Attestation::JoinToken(text)) => {
             // Files and clipboards add line ends.
             let token = join::redeem(store, text.trim(), &csr.key_hash, now)?;
-            Ok(Admitted { subject: token.spiffe_id, via: Via::JoinToken, request: csr, replaces: String::new() })
+            Ok(Admitted::new(token.spiffe_id, Via::JoinToken, csr))
         }
         Some(Attestation::Renewal(renewal)) => {
             let svid = renews(renewal, &request.csr, &csr, credentials)?;
-            Ok(Admitted { subject: svid.id, via: Via::Renewal, request: csr, replaces: svid.serial })
+            Ok(Admitted { replaces: svid.serial, ..Admitted::new(svid.id, Via::Renewal, csr) })
+        }
+        Some(Attestation::ServiceAccountToken(_)) => {
+            let reviewed = reviewed.unwrap_or(Err(TokenRefused::NotHere))?;
+            let detail = format!("pod {}", reviewed.pod());
+            Ok(Admitted { detail, ..Admitted::new(reviewed.subject().clone(), Via::TokenReview, csr) })
         }
         None => Err(Refused::NoAttestation),
     }

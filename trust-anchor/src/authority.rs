@@ -17,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::accepted;
+use crate::admit::token_review::{Reviewed, TokenRefused};
 use crate::admit::{Admitted, admit};
 use crate::audit::{Audit, Caller, Entry, Keeping};
 use crate::config::Config;
@@ -59,6 +60,8 @@ pub(crate) struct Authority {
     /// Why the clock forbids to issue, if it does.
     pub(crate) clock_trouble: ArcSwapOption<String>,
     pub(crate) audit_log: Audit,
+    /// Held while our own certificate is made.
+    pub(crate) own_svid: Mutex<()>,
     limits: Limits,
     redeemer: Redeemer,
     links: Option<LinksConfig>,
@@ -89,6 +92,7 @@ impl Authority {
             denials: Mutex::default(),
             clock_trouble: ArcSwapOption::empty(),
             audit_log,
+            own_svid: Mutex::default(),
             limits: Limits::default(),
             redeemer: Redeemer::default(),
             links: config.links.clone(),
@@ -165,8 +169,11 @@ impl Authority {
     /// Records an event of another daemon.
     pub(crate) fn audit_event(&self, event: AuditEvent, caller: Caller, now: SystemTime) -> Result<u64, Refused> {
         let AuditEvent { event, subject, detail, reporter } = event;
-        // It names itself; what the kernel says of it stands beside it.
-        let caller = Caller { spiffe_id: reporter, via: "reported".into(), ..caller };
+        // Unless its certificate has named it, it names itself; what the kernel says of it stands beside it.
+        let caller = match caller.spiffe_id.is_empty() {
+            true => Caller { spiffe_id: reporter, via: "reported".into(), ..caller },
+            false => caller,
+        };
         let entry = Entry { event, subject, detail, caller, ..Entry::default() };
         self.audit_log.append(entry, now).map_err(Refused::NotRecorded)
     }
@@ -175,11 +182,12 @@ impl Authority {
     pub(crate) fn answer(
         &self,
         request: &IssueRequest,
+        reviewed: Option<Result<Reviewed, TokenRefused>>,
         caller: Caller,
         now: SystemTime,
     ) -> oneshot::Receiver<Result<IssueReply, Refused>> {
         let (answer, answered) = oneshot::channel();
-        match self.sign(request, caller.clone(), now) {
+        match self.sign(request, reviewed, caller.clone(), now) {
             Ok((reply, entry)) => {
                 let record = Arc::clone(&self.record);
                 // Nobody waits here: who waits for the disk keeps no other from being served.
@@ -206,15 +214,22 @@ impl Authority {
         }
     }
 
-    fn sign(&self, request: &IssueRequest, caller: Caller, now: SystemTime) -> Result<(IssueReply, Entry), Refused> {
+    fn sign(
+        &self,
+        request: &IssueRequest,
+        reviewed: Option<Result<Reviewed, TokenRefused>>,
+        caller: Caller,
+        now: SystemTime,
+    ) -> Result<(IssueReply, Entry), Refused> {
         // Before admission: a token must not be used up when nothing can be signed.
         let (intermediate, terms) = self.terms(now)?;
-        let Admitted { subject, via, request, replaces } =
-            admit(request, self.store.directory(), &self.credentials, now)?;
+        let Admitted { subject, via, request, replaces, detail } =
+            admit(request, reviewed, self.store.directory(), &self.credentials, now)?;
         self.may_have(&subject)?;
         let template = issue(request, &subject, &terms, now)?;
         let caller = Caller { spiffe_id: subject.to_string(), via: via.as_str().into(), ..caller };
-        let (leaf, entry) = signed(&intermediate, &template, Entry { caller, replaces, ..Entry::default() })?;
+        let entry = Entry { caller, replaces, detail, ..Entry::default() };
+        let (leaf, entry) = signed(&intermediate, &template, entry)?;
         let chain = leaf.chain.iter().map(|der| der.to_vec()).collect();
         Ok((IssueReply { chain, bundle: self.bundle.borrow().clone() }, entry))
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::federate::BundleEndpointConfig;
 use crate::issue::{GATEWAY_LIFETIME_MAX, WORKLOAD_LIFETIME_MAX};
+use crate::kubernetes::KubernetesConfig;
 use crate::link::LinksConfig;
 
 /// One YAML file.
@@ -33,6 +34,9 @@ pub struct Config {
     /// Life of a gateway's and a mirror controller's certificate, seconds; at most an hour.
     #[serde(default = "gateway_ttl_seconds")]
     pub gateway_ttl_seconds: u64,
+    /// How pods of a Kubernetes cluster get certificates; absent: this is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<KubernetesConfig>,
     /// Where Links lie; absent: no cluster can be linked by token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub links: Option<LinksConfig>,

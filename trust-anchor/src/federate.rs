@@ -12,13 +12,9 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use bytes::Bytes;
-use hawser_api::SpiffeId;
-use hawser_api::labels::SYSTEM_NAMESPACE;
 use hawser_api::objects::link::BundleProfile;
 use hawser_runtime::{Process, clock};
 use hawser_tunnel::https::Server;
-use hawser_tunnel::tls::Identity;
-use hawser_tunnel::verify::AuthorityId;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -26,23 +22,18 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use rcgen::{CertificateParams, KeyPair};
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use crate::audit::{Caller, Entry};
 use crate::authority::Authority;
-use crate::csr;
 use crate::hierarchy::describe;
-use crate::issue::issue;
+use crate::svid;
 
-/// The service account of the endpoint's SVID.
-const ACCOUNT: &str = "trust-anchor";
 /// Connections at a time: a document of a few kilobytes is out within a round trip.
 const CONNECTIONS_MAX: usize = 64;
 /// From the connection to its end.
@@ -122,16 +113,18 @@ struct Endpoint {
     proof: Mutex<Option<Proof>>,
 }
 
-/// With what the endpoint proves who it is, and until when.
+/// With what the endpoint proves who it is, what that was made of, and until when it holds.
 struct Proof {
     server: Server,
-    state: State,
+    made_of: MadeOf,
     not_after: Option<SystemTime>,
 }
 
 #[derive(PartialEq)]
-enum State {
-    Svid { issuer: AuthorityId, renew_at: SystemTime },
+enum MadeOf {
+    /// Our own SVID's leaf.
+    Svid(Vec<u8>),
+    /// The contents of chain and key files.
     Files(Vec<u8>, Vec<u8>),
 }
 
@@ -178,26 +171,15 @@ impl Endpoint {
         proof.as_ref().map(|proof| proof.server.clone()).context("nothing to prove ourselves with")
     }
 
-    /// Another SVID at half life, and as soon as another authority signs: clients may have dropped the old one.
+    /// The trust anchor's own SVID, which it renews when it is asked for it.
     fn svid(&self, old: Option<&Proof>, now: SystemTime) -> anyhow::Result<Option<Proof>> {
-        let (intermediate, terms) = self.authority.terms(now)?;
-        let fresh = |state: &State| matches!(state, State::Svid { issuer, renew_at } if *issuer == intermediate.id() && now < *renew_at);
-        if old.is_some_and(|proof| fresh(&proof.state)) {
+        let identity = svid::current(&self.authority, now)?;
+        let made_of = MadeOf::Svid(identity.chain().first().map(|leaf| leaf.to_vec()).unwrap_or_default());
+        if old.is_some_and(|proof| proof.made_of == made_of) {
             return Ok(None);
         }
-        let id = SpiffeId::service_account(&terms.domain, SYSTEM_NAMESPACE, ACCOUNT)?;
-        let key = KeyPair::generate()?;
-        let request = CertificateParams::default().serialize_request(&key)?;
-        let request = csr::read(request.der()).map_err(|e| anyhow::anyhow!(e))?;
-        let template = issue(request, &id, &terms, now)?;
-        let not_after = template.not_after;
-        let caller = Caller { spiffe_id: id.to_string(), via: "itself".into(), ..Caller::default() };
-        let leaf = self.authority.certify(&intermediate, &template, Entry { caller, ..Entry::default() }, now)?;
-        let identity = Identity::new(leaf.chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into())?;
-        let renew_at = now + not_after.duration_since(now).unwrap_or_default() / 2;
         let server = Server::spiffe(&identity, clock::now)?;
-        let state = State::Svid { issuer: intermediate.id(), renew_at };
-        Ok(Some(Proof { server, state, not_after: Some(not_after) }))
+        Ok(Some(Proof { server, made_of, not_after: Some(identity.not_after()) }))
     }
 
     fn files(&self, old: Option<&Proof>) -> anyhow::Result<Option<Proof>> {
@@ -205,15 +187,15 @@ impl Endpoint {
             let path = path.as_ref().with_context(|| format!("https_web needs a {what}"))?;
             std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
         };
-        let state = State::Files(read(&self.config.certificate, "certificate")?, read(&self.config.key, "key")?);
-        if old.is_some_and(|proof| proof.state == state) {
+        let (chain, key) = (read(&self.config.certificate, "certificate")?, read(&self.config.key, "key")?);
+        let same = |made_of: &MadeOf| matches!(made_of, MadeOf::Files(c, k) if *c == chain && *k == key);
+        if old.is_some_and(|proof| same(&proof.made_of)) {
             return Ok(None);
         }
-        let State::Files(chain, key) = &state else { return Ok(None) };
-        let server = Server::web(chain, key, clock::now)?;
+        let server = Server::web(&chain, &key, clock::now)?;
         let not_after =
-            CertificateDer::from_pem_slice(chain).ok().and_then(|der| describe(&der)).map(|about| about.until);
-        Ok(Some(Proof { server, state, not_after }))
+            CertificateDer::from_pem_slice(&chain).ok().and_then(|der| describe(&der)).map(|about| about.until);
+        Ok(Some(Proof { server, made_of: MadeOf::Files(chain, key), not_after }))
     }
 }
 

@@ -1,8 +1,9 @@
 //! Hawser's trust anchor: a cluster's issuer, and the hierarchy above it.
 //!
 //! ```text
-//! process ─▶ listen ─▶ admit (join token │ renewal) ─▶ issue (pure) ─▶ signer ─▶ audit ─▶ leaf + intermediate + bundle
-//!                                                                        ▲
+//! process ─▶ listen ─▶ admit (token │ renewal) ─▶ issue (pure) ─▶ signer ─▶ audit ─▶ leaf + intermediate + bundle
+//! pod ─TLS─▶   │                                                         ▲
+//!              └─▶ kubernetes: TokenReview, pod                          │
 //! root.crt, intermediate.crt ─▶ watch ─▶ drive ─▶ bundle, signer ────────┘──▶ WatchBundle to all processes
 //!                                          ▲
 //! operator ─▶ listen/operator ─▶ rotate (pure) ◀─ evidence: who has loaded what, what rests on what, the clocks
@@ -20,6 +21,8 @@ use std::sync::Arc;
 
 use hawser_runtime::Process;
 
+use kubernetes::Kubernetes;
+
 mod accepted;
 mod admit;
 pub mod audit;
@@ -33,6 +36,7 @@ mod hex;
 pub mod hierarchy;
 mod issue;
 pub mod join;
+mod kubernetes;
 mod limit;
 pub mod link;
 mod listen;
@@ -43,11 +47,13 @@ mod revoke;
 mod rotate;
 mod signer;
 mod store;
+mod svid;
 mod watch;
 mod workload;
 
 pub use config::{Config, WorkloadConfig};
 pub use federate::BundleEndpointConfig;
+pub use kubernetes::KubernetesConfig;
 
 /// Runs a trust anchor until it has drained.
 pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
@@ -66,7 +72,15 @@ pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
         let listener = federate::bind(&endpoint).await?;
         process.spawn(federate::serve(Arc::clone(&authority), listener, endpoint, process.clone()));
     }
-    let issuer = listen::serve(authority, listener, &process);
+    let pods = match &config.kubernetes {
+        Some(kubernetes) => {
+            let api = Kubernetes::open(kubernetes, &config.cluster, &config.trust_domain).await?;
+            let api = kubernetes::follow(api, kubernetes, &authority, &process);
+            Some((api, listen::remote::bind(kubernetes.listen).await?))
+        }
+        None => None,
+    };
+    let issuer = listen::serve(authority, listener, pods, &process);
     match workload {
         Some(workload) => tokio::try_join!(issuer, workload).map(|_| ()),
         None => issuer.await,

@@ -1,4 +1,4 @@
-//! The issuer's door: gRPC on a Unix socket that only this user can open.
+//! The issuer's doors: gRPC on a Unix socket that only this user can open, and on Kubernetes over TLS for other pods.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use hawser_api::proto::issuer::{
 use hawser_api::proto::trust::trust_server::TrustServer;
 use hawser_runtime::{Process, clock, file};
 use hawser_tunnel::verify::Leaf;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
 use tokio_util::sync::CancellationToken;
@@ -25,13 +25,16 @@ use tonic::codegen::{BoxFuture, StdError, http};
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::admit::remote::{Ask, may};
 use crate::audit::Caller;
 use crate::authority::Authority;
 use crate::issue::is_system;
+use crate::kubernetes::Kubernetes;
 use crate::refused::Refused;
 
 mod lane;
 mod operator;
+pub(crate) mod remote;
 mod status;
 
 use lane::Lane;
@@ -45,6 +48,9 @@ const SERVED_MAX: usize = 4;
 /// which has half a life left, does not stand in their way.
 const FIRST_QUEUE_MAX: usize = 64;
 const FIRST_SERVED_MAX: usize = 8;
+/// The same for service account tokens, each of which the API server is asked about twice.
+const REVIEW_QUEUE_MAX: usize = 256;
+const REVIEWED_MAX: usize = 16;
 /// Largest event of another daemon: four fields for people.
 const EVENT_MAX: usize = 4096;
 /// Requests of one connection at a time, streams that stand included; more wait at the client's. A process of ours has four.
@@ -75,21 +81,42 @@ pub(crate) fn bind(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves until the process drains and every answer is out.
-pub(crate) async fn serve(authority: Arc<Authority>, listener: UnixListener, process: &Process) -> anyhow::Result<()> {
-    let operator = operator::Service::new(Arc::clone(&authority));
-    let operator = TrustServer::new(operator).max_decoding_message_size(hawser_api::bundle::DOCUMENT_MAX + REQUEST_MAX);
+/// Serves until the process drains and every answer is out. `pods`: the TCP door, where there is one.
+pub(crate) async fn serve(
+    authority: Arc<Authority>,
+    listener: UnixListener,
+    pods: Option<(Arc<Kubernetes>, TcpListener)>,
+    process: &Process,
+) -> anyhow::Result<()> {
+    let (kubernetes, pods) = pods.unzip();
     let metrics = lane::Metrics::new(process);
     let (herd, first) = lane::pair((QUEUE_MAX, SERVED_MAX), (FIRST_QUEUE_MAX, FIRST_SERVED_MAX), &metrics);
-    let service = Service {
-        authority,
+    let service = Arc::new(Service {
+        authority: Arc::clone(&authority),
+        kubernetes,
         herd,
         first,
+        reviews: Lane::alone("reviews", REVIEW_QUEUE_MAX, REVIEWED_MAX, &metrics),
         strangers: Lane::alone("strangers", 8, 1, &metrics),
         watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
         drain: process.drain.clone(),
-    };
-    let service = IssuerServer::new(service).max_decoding_message_size(REQUEST_MAX);
+    });
+    let here = local(authority, Arc::clone(&service), listener, process);
+    match pods {
+        Some(listener) => tokio::try_join!(here, remote::serve(service, listener, process)).map(|_| ()),
+        None => here.await,
+    }
+}
+
+async fn local(
+    authority: Arc<Authority>,
+    service: Arc<Service>,
+    listener: UnixListener,
+    process: &Process,
+) -> anyhow::Result<()> {
+    let operator = operator::Service::new(authority);
+    let operator = TrustServer::new(operator).max_decoding_message_size(hawser_api::bundle::DOCUMENT_MAX + REQUEST_MAX);
+    let service = IssuerServer::from_arc(service).max_decoding_message_size(REQUEST_MAX);
     tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
         .serve_with_incoming_shutdown(
@@ -131,8 +158,11 @@ where
 
 struct Service {
     authority: Arc<Authority>,
+    /// Who vouches for service account tokens, on Kubernetes.
+    kubernetes: Option<Arc<Kubernetes>>,
     herd: Lane,
     first: Lane,
+    reviews: Lane,
     /// Joining clusters, who are strangers: they wait for each other and for nobody else, nor anybody for them.
     strangers: Lane,
     watchers: Arc<Semaphore>,
@@ -144,6 +174,7 @@ impl Service {
     fn lane(&self, request: &IssueRequest) -> &Lane {
         let renewed = match &request.attestation {
             Some(Attestation::Renewal(renewal)) => renewal.chain.first(),
+            Some(Attestation::ServiceAccountToken(_)) => return &self.reviews,
             _ => return &self.first,
         };
         let id = renewed.and_then(|der| Leaf::read(&der.as_slice().into()).ok()).map(|leaf| leaf.id);
@@ -152,10 +183,14 @@ impl Service {
 
     async fn answer(&self, request: IssueRequest, caller: Caller) -> Result<IssueReply, Refused> {
         let mut place = self.lane(&request).place().await?;
+        let reviewed = match (&request.attestation, &self.kubernetes) {
+            (Some(Attestation::ServiceAccountToken(token)), Some(api)) => Some(api.review(token, clock::now()).await),
+            _ => None,
+        };
         let authority = Arc::clone(&self.authority);
         let signed = tokio::task::spawn_blocking(move || {
             // A caller that hangs up meanwhile frees no room: the work is still going on.
-            let answered = authority.answer(&request, caller, clock::now());
+            let answered = authority.answer(&request, reviewed, caller, clock::now());
             place.worked();
             (place, answered)
         });
@@ -164,8 +199,12 @@ impl Service {
     }
 }
 
-/// Who is at the other end of the socket, by the kernel.
+/// Who is at the other end: of the socket by the kernel, of the TCP door by his certificate.
 fn caller<T>(request: &Request<T>) -> Caller {
+    if let Some(peer) = request.extensions().get::<remote::Peer>() {
+        let spiffe_id = peer.id().map(ToString::to_string).unwrap_or_default();
+        return Caller { spiffe_id, via: format!("tcp {}", peer.address.ip()), ..Caller::default() };
+    }
     let about = request.extensions().get::<UdsConnectInfo>().and_then(|about| about.peer_cred);
     Caller {
         uid: about.map(|about| about.uid()),
@@ -175,9 +214,22 @@ fn caller<T>(request: &Request<T>) -> Caller {
     }
 }
 
+impl Service {
+    /// Whether this may be asked at the door that it came through.
+    fn may<T>(&self, request: &Request<T>, ask: Ask) -> Result<(), Refused> {
+        if request.extensions().get::<UdsConnectInfo>().is_some() {
+            return Ok(());
+        }
+        let peer = request.extensions().get::<remote::Peer>().and_then(remote::Peer::id);
+        may(peer, self.authority.credentials.own_domain(), ask)
+            .inspect_err(|refused| self.authority.record.refused(refused))
+    }
+}
+
 #[tonic::async_trait]
 impl Issuer for Service {
     async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueReply>, Status> {
+        self.may(&request, Ask::Issue)?;
         let caller = caller(&request);
         match self.answer(request.into_inner(), caller).await {
             Ok(reply) => Ok(Response::new(reply)),
@@ -192,8 +244,9 @@ impl Issuer for Service {
 
     async fn watch_bundle(
         &self,
-        _request: Request<WatchBundleRequest>,
+        request: Request<WatchBundleRequest>,
     ) -> Result<Response<Self::WatchBundleStream>, Status> {
+        self.may(&request, Ask::WatchBundle)?;
         let permit = Arc::clone(&self.watchers).try_acquire_owned().map_err(|_| Refused::Busy)?;
         let bundles = WatchStream::new(self.authority.watch())
             .filter(|bundle| std::future::ready(!bundle.document.is_empty()))
@@ -209,6 +262,7 @@ impl Issuer for Service {
         &self,
         request: Request<Streaming<FabricReport>>,
     ) -> Result<Response<FabricReportReply>, Status> {
+        self.may(&request, Ask::ReportFabric)?;
         let _held = Arc::clone(&self.watchers).try_acquire_owned().map_err(|_| Refused::Busy)?;
         let mut reports = request.into_inner();
         loop {
@@ -223,6 +277,7 @@ impl Issuer for Service {
     }
 
     async fn audit(&self, request: Request<AuditEvent>) -> Result<Response<AuditReply>, Status> {
+        self.may(&request, Ask::Speak)?;
         let caller = caller(&request);
         let event = request.into_inner();
         let length = event.event.len() + event.subject.len() + event.detail.len() + event.reporter.len();
@@ -240,6 +295,7 @@ impl Issuer for Service {
     }
 
     async fn redeem_link(&self, request: Request<RedeemLinkRequest>) -> Result<Response<RedeemLinkReply>, Status> {
+        self.may(&request, Ask::Speak)?;
         let place = self.strangers.place().await?;
         let authority = Arc::clone(&self.authority);
         let answered = tokio::task::spawn_blocking(move || {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use hawser_api::{Code, Refusal, SpiffeId, TrustDomain};
 use tonic::Status;
 
+use crate::admit::token_review::TokenRefused;
 use crate::join::TokenError;
 
 /// When to ask again: the queue is served within a fraction of it.
@@ -31,6 +32,15 @@ pub(crate) enum Refused {
     /// The join token joins nobody.
     #[error("{0}")]
     Token(#[from] TokenError),
+    /// The service account token proves nothing.
+    #[error("{0}")]
+    Account(#[from] TokenRefused),
+    /// Asked from another machine without a certificate.
+    #[error("this is asked with a certificate of this cluster, and none was shown")]
+    Nobody,
+    /// Asked by somebody whom it does not concern.
+    #[error("{0} may not ask this")]
+    NotTheirs(SpiffeId),
     /// The certificate to renew, or the signature by it, proves nothing.
     #[error("renewal: {0}")]
     Renewal(String),
@@ -70,6 +80,9 @@ impl Refused {
             Self::Token(TokenError::Expired) => "token_expired",
             Self::Token(TokenError::Malformed | TokenError::Unknown) => "token_unknown",
             Self::Token(TokenError::Store(_)) | Self::Failed(_) => "failed",
+            Self::Account(refused) => refused.reason(),
+            Self::Nobody => "no_certificate",
+            Self::NotTheirs(_) => "not_theirs",
             Self::Renewal(_) => "renewal_untrusted",
             Self::SameKey(_) => "same_key",
             Self::OtherDomain(_) => "other_trust_domain",
@@ -94,6 +107,12 @@ impl Refused {
                 (Code::NotReady, "see the trust anchor's log, and whether its disk is full")
             }
             Self::Token(_) => (Code::NotAllowed, "get a new join token: each works once, for a short time"),
+            Self::Account(refused) if refused.is_passing() => (Code::NotReady, refused.remedy()),
+            Self::Account(refused) => (Code::NotAllowed, refused.remedy()),
+            Self::Nobody => (Code::NotAllowed, "get a certificate first; this comes by itself"),
+            Self::NotTheirs(_) => {
+                (Code::NotAllowed, "gateways and the mirror controller alone may, under their accounts")
+            }
             Self::Renewal(_) => (Code::NotAllowed, "join again with a token: the present certificate proves nothing"),
             Self::SameKey(_) => (Code::BadRequest, "make a new key for each certificate"),
             Self::OtherDomain(_) => (Code::NotAllowed, "ask the trust anchor of that trust domain"),

@@ -22,7 +22,7 @@ use hawser_api::{SpiffeId, TrustDomain};
 use hawser_runtime::config::ProcessConfig;
 use hawser_runtime::{Process, clock};
 use hawser_trust_anchor::{BundleEndpointConfig, Config, WorkloadConfig, hierarchy, join};
-use hawser_tunnel::identity::{IdentitySource, keep};
+use hawser_tunnel::identity::{Door, IdentitySource, TokenFile, keep};
 use hawser_tunnel::tls::{Anchors, Credentials, Identity};
 use rcgen::{CertificateParams, KeyPair, SigningKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -91,6 +91,7 @@ impl Anchor {
             root_certificate: self.path("root/root.crt"),
             workload_ttl_seconds: self.workload_ttl,
             gateway_ttl_seconds: 1_000_000,
+            kubernetes: None,
             links: None,
             bundle_endpoint: None,
             workload: None,
@@ -126,13 +127,13 @@ impl Anchor {
 
     /// What a process would be configured with; its join token is written.
     fn source(&self, name: &str, id: &str) -> IdentitySource {
-        let source = IdentitySource {
-            socket: self.path("anchor.sock"),
-            join_token: self.path(&format!("{name}.token")),
+        let token = self.path(&format!("{name}.token"));
+        std::fs::write(&token, format!("{}\n", self.token(id))).unwrap();
+        IdentitySource {
+            door: Door::Socket(self.path("anchor.sock")),
+            token: TokenFile::Join(token),
             store: self.path(name),
-        };
-        std::fs::write(&source.join_token, format!("{}\n", self.token(id))).unwrap();
-        source
+        }
     }
 
     async fn ask(&self, csr: &[u8], attestation: Option<Attestation>) -> Result<IssueReply, tonic::Status> {
@@ -222,7 +223,7 @@ async fn a_restart_with_the_trust_anchor_down_serves_from_disk() {
     until("the identity on disk", || source.store.join("svid.pem").exists()).await;
     kept.stop().await;
     anchor.stop().await;
-    std::fs::remove_file(&source.join_token).unwrap();
+    std::fs::remove_file(anchor.path("web.token")).unwrap();
 
     for file in ["svid.pem", "bundle.json"] {
         let mode = std::fs::metadata(source.store.join(file)).unwrap().permissions().mode();
@@ -402,7 +403,7 @@ async fn a_root_that_is_gone_at_once_takes_its_certificates_with_it_and_tokens_b
     anchor.sign_hierarchy();
     until("the old certificate proves nothing", || kept.credentials.proves(first.chain()).is_err()).await;
 
-    std::fs::write(&source.join_token, anchor.token(WEB)).unwrap();
+    std::fs::write(anchor.path("web.token"), anchor.token(WEB)).unwrap();
     until("a new identity", || {
         let identity = kept.credentials.identity().unwrap();
         identity.chain() != first.chain() && kept.credentials.proves(identity.chain()).is_ok()

@@ -16,7 +16,7 @@ use hawser_api::proto::trust::{
 };
 use hawser_runtime::{Process, clock};
 use hawser_trust_anchor::{Config, audit, hierarchy, join};
-use hawser_tunnel::identity::{Channel, IdentitySource, channel, keep};
+use hawser_tunnel::identity::{Channel, Door, IdentitySource, TokenFile, channel, keep};
 use hawser_tunnel::report;
 use hawser_tunnel::tls::Credentials;
 use serde_json::json;
@@ -100,14 +100,14 @@ impl Cluster {
     }
 
     fn source(&self, name: &str, id: &str) -> IdentitySource {
-        let token = join::register(&self.path("store"), &id.parse().unwrap(), Duration::from_secs(60), clock::now());
-        let source = IdentitySource {
-            socket: self.path("anchor.sock"),
-            join_token: self.path(&format!("{name}.token")),
+        let text = join::register(&self.path("store"), &id.parse().unwrap(), Duration::from_secs(60), clock::now());
+        let token = self.path(&format!("{name}.token"));
+        std::fs::write(&token, text.unwrap()).unwrap();
+        IdentitySource {
+            door: Door::Socket(self.path("anchor.sock")),
+            token: TokenFile::Join(token),
             store: self.path(name),
-        };
-        std::fs::write(&source.join_token, token.unwrap()).unwrap();
-        source
+        }
     }
 
     fn signed_by(&self, root: &str, request: &str) -> Vec<u8> {

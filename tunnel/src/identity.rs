@@ -1,9 +1,9 @@
-//! Keeps a process's identity fresh: asks this cluster's trust anchor for a leaf over its Unix socket, puts it into
+//! Keeps a process's identity fresh: asks this cluster's trust anchor for a leaf at its [`Door`], puts it into
 //! [`Credentials`], renews at half life with a new key, and keeps the last one on disk so that a restart needs nobody.
 //!
 //! ```text
 //! disk ─▶ Credentials                                   at start, with the trust anchor down too
-//! new key, CSR ─▶ Issue (join token │ renewal) ─▶ verify ─▶ disk ─▶ Credentials     at half life ± 10 %
+//! new key, CSR ─▶ Issue (token │ renewal) ─▶ verify ─▶ disk ─▶ Credentials          at half life ± 10 %
 //! WatchBundle ─▶ Credentials ─▶ disk                    whenever the bundle or the deny-list changes
 //!             └▶ renew soon                             when another authority signs, or ours is suspected
 //! ```
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use hawser_api::bundle::Bundle;
+use hawser_api::config::{IdentityConfig, Issuer};
 use hawser_api::proto::issuer as published;
 use hawser_api::proto::issuer::issue_request::Attestation;
 use hawser_api::proto::issuer::{IssueReply, IssueRequest, RedeemLinkRequest, Renewal};
@@ -25,11 +26,13 @@ use crate::verify::Leaf;
 
 mod client;
 mod denied;
+mod door;
 mod hint;
 mod store;
 
 pub use client::{audit, channel, report_fabric, watch_bundle};
 pub use denied::denials;
+pub use door::{Answered, Door, IssuerServer};
 use hint::Hint;
 pub use hint::renewal_after;
 pub use store::certificate_pem;
@@ -40,12 +43,47 @@ pub use tonic::transport::Channel;
 /// Where an identity comes from and where it is kept.
 #[derive(Debug, Clone)]
 pub struct IdentitySource {
-    /// The trust anchor's Unix socket.
-    pub socket: PathBuf,
-    /// File with a one-time join token, read at each try that needs one; may be absent.
-    pub join_token: PathBuf,
+    /// The trust anchor's.
+    pub door: Door,
+    /// What is shown there without a certificate; read at each try that needs it.
+    pub token: TokenFile,
     /// Directory for key, chain and bundle (made 0700; files 0600, written and renamed).
     pub store: PathBuf,
+}
+
+/// A file with what says who we are before there is a certificate.
+#[derive(Debug, Clone)]
+pub enum TokenFile {
+    /// A one-time join token; the file may be absent.
+    Join(PathBuf),
+    /// The pod's service account token.
+    ServiceAccount(PathBuf),
+}
+
+impl IdentitySource {
+    /// As configured, for the process with these credentials.
+    pub fn new(config: &IdentityConfig, credentials: &Credentials) -> Self {
+        let token = match &config.issuer {
+            Issuer::Local { join_token, .. } => TokenFile::Join(join_token.clone()),
+            Issuer::Remote(remote) => TokenFile::ServiceAccount(remote.token.clone()),
+        };
+        Self { door: Door::new(config, credentials), token, store: config.store.clone() }
+    }
+}
+
+impl TokenFile {
+    fn read(&self) -> Result<Attestation, String> {
+        let (path, what) = match self {
+            Self::Join(path) => (path, "join token"),
+            Self::ServiceAccount(path) => (path, "service account token"),
+        };
+        let text = std::fs::read_to_string(path).map_err(|e| format!("no {what}: {}: {e}", path.display()))?;
+        let text = text.trim().to_owned();
+        Ok(match self {
+            Self::Join(_) => Attestation::JoinToken(text),
+            Self::ServiceAccount(_) => Attestation::ServiceAccountToken(text),
+        })
+    }
 }
 
 /// By how much our issuers date leaves back, so that a peer whose clock is behind takes them.
@@ -73,21 +111,22 @@ pub async fn keep(credentials: Credentials, source: IdentitySource, clock: Clock
     };
     keeper.load();
     let (credentials, store) = (keeper.credentials.clone(), keeper.store.clone());
-    let socket = keeper.source.socket.clone();
+    let door = keeper.source.door.clone();
     let follower = Follower { credentials, store, hint };
-    tokio::join!(keeper.renew_for_ever(), follower.follow(socket));
+    tokio::join!(keeper.renew_for_ever(), follower.follow(door));
 }
 
-/// Hands a joining cluster's request to the trust anchor behind this socket, and brings its reply; this side reads
-/// neither. The error is for the log.
-pub async fn redeem_link(socket: &Path, request: Vec<u8>, source: String) -> Result<Vec<u8>, String> {
+/// Hands a joining cluster's request to the trust anchor, and brings its reply; this side reads neither. The error is
+/// for the log.
+pub async fn redeem_link(door: &Door, request: Vec<u8>, source: String) -> Result<Vec<u8>, String> {
     let request = RedeemLinkRequest { request, source };
-    client::redeem_link(socket, request).await.map_err(|status| status.message().to_owned())
+    client::redeem_link(door, request).await.map_err(|status| status.message().to_owned())
 }
 
 /// This cluster's own bundle, as the trust anchor behind this socket publishes it now. The error is for people.
 pub async fn own_bundle(socket: &Path) -> Result<String, String> {
-    let first = async { watch_bundle(socket).await?.message().await };
+    let door = Door::Socket(socket.to_owned());
+    let first = async { watch_bundle(&door).await?.message().await };
     let first = tokio::time::timeout(PAUSE_WITHOUT * 2, first).await.map_err(|_| "no bundle is published yet")?;
     let bundle = first.map_err(|status| status.message().to_owned())?;
     bundle.map(|bundle| bundle.document).ok_or_else(|| "the trust anchor is shutting down".to_owned())
@@ -226,10 +265,10 @@ impl Keeper {
         match self.renewal(&csr) {
             Some(renewal) => match self.ask(&csr, renewal).await {
                 // What we have proves nothing to the issuer: only a token can help.
-                Err(status) if status.code() == tonic::Code::PermissionDenied => self.join(&csr, &status).await,
+                Err(status) if status.code() == tonic::Code::PermissionDenied => self.introduce(&csr, &status).await,
                 answered => answered.map_err(|status| text(&status)),
             },
-            None => self.join(&csr, &Status::unauthenticated("no certificate yet")).await,
+            None => self.introduce(&csr, &Status::unauthenticated("no certificate yet")).await,
         }
     }
 
@@ -240,16 +279,14 @@ impl Keeper {
         Some(Attestation::Renewal(Renewal { chain, signature }))
     }
 
-    async fn join(&self, csr: &[u8], why: &Status) -> Result<IssueReply, String> {
-        let path = &self.source.join_token;
-        let token = std::fs::read_to_string(path)
-            .map_err(|e| format!("{}; and no join token: {}: {e}", text(why), path.display()))?;
-        self.ask(csr, Attestation::JoinToken(token.trim().to_owned())).await.map_err(|status| text(&status))
+    async fn introduce(&self, csr: &[u8], why: &Status) -> Result<IssueReply, String> {
+        let token = self.source.token.read().map_err(|reason| format!("{}; and {reason}", text(why)))?;
+        self.ask(csr, token).await.map_err(|status| text(&status))
     }
 
     async fn ask(&self, csr: &[u8], attestation: Attestation) -> Result<IssueReply, Status> {
         let request = IssueRequest { csr: csr.to_vec(), attestation: Some(attestation) };
-        client::issue(&self.source.socket, request).await
+        client::issue(&self.source.door, request).await
     }
 
     /// Takes a new certificate if our own verifier does; until then the old one is served.
@@ -292,10 +329,10 @@ struct Follower {
 }
 
 impl Follower {
-    async fn follow(self, socket: PathBuf) {
+    async fn follow(self, door: Door) {
         let mut failures = 0;
         loop {
-            match watch_bundle(&socket).await {
+            match watch_bundle(&door).await {
                 Ok(mut bundles) => {
                     while let Ok(Some(published)) = bundles.message().await {
                         failures = 0;

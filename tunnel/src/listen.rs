@@ -28,7 +28,7 @@ use crate::tcp::Session;
 use crate::tls::{Credentials, Expect, HandshakeError};
 use crypto::Crypto;
 use door::Door;
-use slots::{Bounds, Slot, Slots, Turn};
+pub use slots::{Bounds, Slot, Slots, Turn};
 
 pub use door::{DoorConfig, Knock, Knocks};
 pub use tunnel::{Arrival, Tunnel};

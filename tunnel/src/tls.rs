@@ -310,9 +310,8 @@ impl Credentials {
         let snapshot = self.shared.snapshot.load();
         let identity = snapshot.usable_identity()?;
         snapshot.configs.client(expect, alpn, || {
-            let verifier =
-                config::Verifier::new(Arc::clone(&snapshot.trust), expect.clone(), Arc::clone(&self.shared.gaps));
-            config::client(identity, verifier, self.shared.clock, alpn)
+            let verifier = snapshot.verifier(&self.shared, expect.clone());
+            config::client(Some(identity.as_ref()), verifier, self.shared.clock, alpn)
         })
     }
 
@@ -321,8 +320,7 @@ impl Credentials {
         let snapshot = self.shared.snapshot.load();
         let identity = snapshot.usable_identity()?;
         snapshot.configs.server(alpn, || {
-            let verifier =
-                config::Verifier::new(Arc::clone(&snapshot.trust), Expect::Trusted, Arc::clone(&self.shared.gaps));
+            let verifier = snapshot.verifier(&self.shared, Expect::Trusted);
             config::server(identity, verifier, self.shared.clock, alpn)
         })
     }
@@ -338,8 +336,28 @@ impl Credentials {
 
     /// Our verifier by all that is trusted now, for who asks without being anybody.
     pub(crate) fn verifier(&self, expect: Expect) -> Arc<dyn rustls::client::danger::ServerCertVerifier> {
-        let trust = Arc::clone(&self.shared.snapshot.load().trust);
-        Arc::new(config::Verifier::new(trust, expect, Arc::clone(&self.shared.gaps)))
+        Arc::new(self.shared.snapshot.load().verifier(&self.shared, expect))
+    }
+
+    /// The trust anchor's at its TCP door: a client's certificate is verified if it shows one, and not demanded.
+    pub(crate) fn issuer_server_config(&self, alpn: &[u8]) -> Result<rustls::ServerConfig, HandshakeError> {
+        let snapshot = self.shared.snapshot.load();
+        let identity = snapshot.usable_identity()?;
+        let verifier = snapshot.verifier(&self.shared, Expect::Trusted).optional();
+        config::server(identity, verifier, self.shared.clock, &[alpn])
+    }
+
+    /// Towards the trust anchor, which must be `expect`; `show`: as who we are, rather than as nobody.
+    pub(crate) fn issuer_client_config(
+        &self,
+        expect: &SpiffeId,
+        alpn: &[u8],
+        show: bool,
+    ) -> Result<rustls::ClientConfig, HandshakeError> {
+        let snapshot = self.shared.snapshot.load();
+        let identity = if show { Some(snapshot.usable_identity()?.as_ref()) } else { None };
+        let verifier = snapshot.verifier(&self.shared, Expect::Identities([expect.clone()].into()));
+        config::client(identity, verifier, self.shared.clock, alpn)
     }
 
     /// After a handshake has completed: the peer that its certificates name, by the same verifier and by what is
@@ -405,6 +423,11 @@ impl Credentials {
 }
 
 impl Snapshot {
+    /// By what is trusted in this snapshot.
+    fn verifier(&self, shared: &Shared, expect: Expect) -> config::Verifier {
+        config::Verifier::new(Arc::clone(&self.trust), expect, Arc::clone(&shared.gaps))
+    }
+
     fn usable_identity(&self) -> Result<&Arc<Identity>, HandshakeError> {
         self.identity.as_ref().ok_or_else(|| HandshakeError {
             reason: "no_identity",

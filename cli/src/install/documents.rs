@@ -1,7 +1,7 @@
 //! What is printed besides roles.
 
 use anyhow::Result;
-use hawser_api::labels::SYSTEM_NAMESPACE;
+use hawser_api::labels::{BUNDLE_CONFIG_MAP, SYSTEM_NAMESPACE};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Map, Value, json};
 
@@ -24,6 +24,15 @@ pub(super) fn namespace() -> Result<Document> {
                 "pod-security.kubernetes.io/enforce": "restricted",
             },
         },
+    }))
+}
+
+/// Where the trust anchor puts the bundle. Empty, so that applying it again takes nothing out.
+pub(super) fn bundle() -> Result<Document> {
+    text::document(&json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": { "name": BUNDLE_CONFIG_MAP, "namespace": SYSTEM_NAMESPACE, "labels": labels() },
     }))
 }
 

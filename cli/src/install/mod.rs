@@ -57,6 +57,7 @@ pub(crate) async fn run(args: &Install) -> Result<()> {
     let mut documents = documents::definitions(&definitions)?;
     if !args.crds_only {
         documents.insert(0, documents::namespace()?);
+        documents.push(documents::bundle()?);
         documents.extend(rbac::documents()?);
     }
     print::out(text::stream(&documents).trim_end());

@@ -10,31 +10,32 @@ use serde_json::{Map, Value, json};
 
 use super::text::{self, Document};
 
-pub(super) use roles::{ACCOUNTS, ROLES};
+pub(super) use roles::ACCOUNTS;
+pub(crate) use roles::ROLES;
 
 /// One rule of a role.
-pub(super) struct Grant {
+pub(crate) struct Grant {
     /// API group; empty: the core.
-    pub(super) group: &'static str,
-    pub(super) resources: &'static [&'static str],
+    pub(crate) group: &'static str,
+    pub(crate) resources: &'static [&'static str],
     /// Only objects of these names; empty: all.
-    pub(super) names: &'static [&'static str],
-    pub(super) verbs: &'static [&'static str],
+    pub(crate) names: &'static [&'static str],
+    pub(crate) verbs: &'static [&'static str],
     /// Why each of the verbs is needed.
     pub(super) why: &'static str,
 }
 
 /// A role, and who has it.
-pub(super) struct Role {
+pub(crate) struct Role {
     pub(super) name: &'static str,
     /// Only in Hawser's own namespace.
-    pub(super) local: bool,
+    pub(crate) local: bool,
     /// The service account that is bound to it; `None`: it is for people, and who may bind roles decides for whom.
-    pub(super) account: Option<&'static str>,
+    pub(crate) account: Option<&'static str>,
     /// Kubernetes' own roles that take it in: `view`, `edit`, `admin`.
     pub(super) within: &'static [&'static str],
     pub(super) about: &'static str,
-    pub(super) grants: &'static [Grant],
+    pub(crate) grants: &'static [Grant],
 }
 
 /// Service accounts, roles and bindings.

@@ -18,7 +18,7 @@ use hawser_api::{Refusal, ServicePort};
 use hawser_gateway::config::LimitsConfig;
 use hawser_gateway::{Config, Sources};
 use hawser_runtime::Process;
-use hawser_runtime::config::{DiscoveryConfig, IdentityConfig, ProcessConfig};
+use hawser_runtime::config::{DiscoveryConfig, IdentityConfig, Issuer, ProcessConfig};
 use hawser_runtime::subscribe::Table;
 use hawser_tunnel::open::OpenRequest;
 use hawser_tunnel::pool::{Dialer, DialerConfig, GatewayPath, Opening};
@@ -262,8 +262,7 @@ fn config(limits: LimitsConfig) -> Config {
         listen: "127.0.0.1:0".parse().unwrap(),
         identity: IdentityConfig {
             trust_domain: domain("east"),
-            socket: "unused".into(),
-            join_token: "unused".into(),
+            issuer: Issuer::Local { socket: "unused".into(), join_token: "unused".into() },
             store: "unused".into(),
         },
         discovery: DiscoveryConfig { socket: "unused".into(), last_known: "/proc/unused/tables".into() },

@@ -1,11 +1,10 @@
 //! Tells the trust anchor who has loaded what: own validators, and peers' acknowledgements. Rotation rests on it.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::Stream;
 use hawser_api::proto::issuer::FabricReport;
-use hawser_tunnel::identity;
+use hawser_tunnel::identity::{self, Door};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -21,11 +20,11 @@ const REPEAT: Duration = Duration::from_secs(2);
 const PAUSE: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::from_secs(3);
 
 /// Runs until dropped.
-pub async fn report(fabric: Fabric, store: Store, socket: PathBuf) {
+pub async fn report(fabric: Fabric, store: Store, door: Door) {
     let mut pause = PAUSE.start;
     loop {
         let begun = Instant::now();
-        let ended = identity::report_fabric(&socket, reports(fabric.clone(), store.clone())).await;
+        let ended = identity::report_fabric(&door, reports(fabric.clone(), store.clone())).await;
         if begun.elapsed() > PAUSE.end {
             pause = PAUSE.start;
         }

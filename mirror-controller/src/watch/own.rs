@@ -2,13 +2,12 @@
 //! bundles of peers that an operator accepted by hand, which take the place of what is in force.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use hawser_api::ClusterName;
 use hawser_api::bundle::{Bundle, DOCUMENT_MAX};
 use hawser_api::proto::issuer::{self, AcceptedBundle};
-use hawser_tunnel::identity;
+use hawser_tunnel::identity::{self, Door};
 
 use crate::bundles::Bundles;
 use crate::world::{PeerState, Source, Store, World};
@@ -18,15 +17,15 @@ use tokio::sync::watch;
 const PAUSE: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::from_secs(5);
 
 /// Runs until dropped: what the trust anchor publishes becomes `document`.
-pub async fn run(document: watch::Sender<String>, bundles: Bundles, store: Store, socket: PathBuf) {
+pub async fn run(document: watch::Sender<String>, bundles: Bundles, store: Store, door: Door) {
     let accepted = watch::Sender::new(Vec::new());
-    tokio::join!(follow(&document, &accepted, socket), accept(accepted.subscribe(), bundles, store));
+    tokio::join!(follow(&document, &accepted, door), accept(accepted.subscribe(), bundles, store));
 }
 
-async fn follow(document: &watch::Sender<String>, accepted: &watch::Sender<Vec<AcceptedBundle>>, socket: PathBuf) {
+async fn follow(document: &watch::Sender<String>, accepted: &watch::Sender<Vec<AcceptedBundle>>, door: Door) {
     let mut pause = PAUSE.start;
     loop {
-        match identity::watch_bundle(&socket).await {
+        match identity::watch_bundle(&door).await {
             Ok(mut bundles) => {
                 while let Ok(Some(published)) = bundles.message().await {
                     pause = PAUSE.start;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hawser_tunnel::identity::{self, Status};
+use hawser_tunnel::identity::{self, Door, Status};
 use hawser_tunnel::kept::Kept;
 use hawser_tunnel::tls::Credentials;
 use serde_json::{Value, json};
@@ -40,8 +40,8 @@ pub struct Recorder {
     plans: watch::Receiver<Option<Arc<Plan>>>,
     /// Who says so.
     credentials: Credentials,
-    /// The trust anchor's socket.
-    socket: PathBuf,
+    /// The trust anchor's.
+    door: Door,
 }
 
 impl Recorder {
@@ -52,8 +52,8 @@ impl Recorder {
         plans: watch::Receiver<Option<Arc<Plan>>>,
         credentials: &Credentials,
     ) -> Self {
-        let (directory, socket) = (config.state.join("record"), config.identity.socket.clone());
-        Self { directory, store: store.clone(), plans, credentials: credentials.clone(), socket }
+        let (directory, door) = (config.state.join("record"), Door::new(&config.identity, credentials));
+        Self { directory, store: store.clone(), plans, credentials: credentials.clone(), door }
     }
 
     /// Runs until dropped.
@@ -95,7 +95,7 @@ impl Recorder {
         while tellings.peek().is_some() {
             let batch: Vec<_> = tellings.by_ref().take(BATCH).collect();
             let events = batch.iter().map(|telling| telling.event.clone()).collect();
-            let (recorded, ended) = identity::audit(&self.socket, events).await;
+            let (recorded, ended) = identity::audit(&self.door, events).await;
             for telling in batch.into_iter().take(recorded) {
                 match telling.hash {
                     Some(hash) => drop(told.insert(telling.key, hash)),

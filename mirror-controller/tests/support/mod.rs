@@ -23,7 +23,7 @@ use hawser_api::proto::discovery::{Destination, Export, Resource, Role, Status};
 use hawser_api::{Code, Refusal, labels};
 use hawser_mirror_controller::Config;
 use hawser_runtime::Process;
-use hawser_runtime::config::{IdentityConfig, ProcessConfig};
+use hawser_runtime::config::{IdentityConfig, Issuer, ProcessConfig};
 use hawser_runtime::subscribe::{self, Subscription, Table};
 use hawser_tunnel::listen::{Arrival, ListenConfig, Tunnel, TunnelListener};
 use hawser_tunnel::open::OpenedAnswer;
@@ -140,8 +140,7 @@ impl Cluster {
             cluster: self.name.parse().unwrap(),
             identity: IdentityConfig {
                 trust_domain: domain(self.name),
-                socket: self.path("trust-anchor.sock"),
-                join_token: self.path("token"),
+                issuer: Issuer::Local { socket: self.path("trust-anchor.sock"), join_token: self.path("token") },
                 store: self.path("identity"),
             },
             objects: self.path("objects"),

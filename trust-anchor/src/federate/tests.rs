@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use hawser_api::SpiffeId;
 use hawser_api::bundle::Bundle;
+use hawser_api::labels::{SYSTEM_NAMESPACE, TRUST_ANCHOR_ACCOUNT};
 use hawser_tunnel::https::Client;
+use rcgen::{CertificateParams, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
@@ -58,7 +61,7 @@ impl Site {
     fn spiffe(&self) -> Client {
         let bundle = Bundle::parse(&self.authority.bundle.borrow()).unwrap();
         let domain = self.authority.credentials.own_domain();
-        let id = SpiffeId::service_account(domain, SYSTEM_NAMESPACE, ACCOUNT).unwrap();
+        let id = SpiffeId::service_account(domain, SYSTEM_NAMESPACE, TRUST_ANCHOR_ACCOUNT).unwrap();
         Client::spiffe(domain, &bundle, &id, clock::now).unwrap()
     }
 
@@ -139,9 +142,11 @@ async fn one_svid_serves_all_until_half_its_life_or_until_another_authority_sign
         certificate: None,
         key: None,
     };
+    // By this test's time from here on, so that the endpoint that serves renews nothing by its own.
+    site.process.stop.cancel();
     let endpoint = Endpoint { authority: Arc::clone(&site.authority), config, proof: Mutex::new(None) };
     let now = clock::now();
-    for (after, issued) in [(0, 2), (11, 2), (13, 3), (24, 3)] {
+    for (after, issued) in [(0, 1), (11, 1), (13, 2), (24, 2)] {
         endpoint.server(now + Duration::from_secs(after * 3600)).unwrap();
         assert_eq!(site.issued().len(), issued, "after {after} h");
     }
@@ -152,7 +157,7 @@ async fn one_svid_serves_all_until_half_its_life_or_until_another_authority_sign
     sign_intermediate(&site.directory.path().join("root"), &csr, None, clock::now()).unwrap();
     site.authority.driver.lock().look(&site.authority, clock::now());
     endpoint.server(now + Duration::from_secs(24 * 3600)).unwrap();
-    assert_eq!(site.issued().len(), 4);
+    assert_eq!(site.issued().len(), 3);
     site.stop().await;
 }
 

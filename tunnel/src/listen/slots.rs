@@ -17,16 +17,16 @@ use parking_lot::Mutex;
 
 /// How many handshakes there may be.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
+pub struct Bounds {
     /// All together.
-    pub(super) all: usize,
+    pub all: usize,
     /// From one prefix, while many are in flight.
-    pub(super) of_prefix: usize,
+    pub of_prefix: usize,
 }
 
 /// What becomes of one more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
+pub enum Turn {
     /// It has to prove its address and come again.
     Prove,
     /// Its prefix has its share.
@@ -37,7 +37,7 @@ pub(super) enum Turn {
 
 /// The handshakes in flight of one listener. Clone to share.
 #[derive(Debug, Clone)]
-pub(super) struct Slots(Arc<Mutex<InFlight>>, Bounds);
+pub struct Slots(Arc<Mutex<InFlight>>, Bounds);
 
 #[derive(Debug, Default)]
 struct InFlight {
@@ -48,18 +48,19 @@ struct InFlight {
 
 /// One handshake in flight, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub struct Slot {
     slots: Slots,
     prefix: Option<u64>,
 }
 
 impl Slots {
-    pub(super) fn new(bounds: Bounds) -> Self {
+    /// None in flight yet.
+    pub fn new(bounds: Bounds) -> Self {
         Self(Arc::default(), bounds)
     }
 
     /// Room for one more from here; `proved`: the address is where packets to it arrive.
-    pub(super) fn take(&self, from: IpAddr, proved: bool) -> Result<Slot, Turn> {
+    pub fn take(&self, from: IpAddr, proved: bool) -> Result<Slot, Turn> {
         let mut in_flight = self.0.lock();
         let prefix = proved.then(|| prefix(from));
         let of_prefix = prefix.map(|prefix| in_flight.prefixes.get(&prefix).copied().unwrap_or_default());

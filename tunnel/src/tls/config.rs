@@ -64,18 +64,24 @@ fn cannot(error: rustls::Error) -> HandshakeError {
     HandshakeError { reason: "protocol", detail: format!("TLS cannot be set up: {error}") }
 }
 
+/// `identity`: what is shown if the server asks; `None`: nothing.
 pub(super) fn client(
-    identity: &Identity,
+    identity: Option<&Identity>,
     verifier: Verifier,
     clock: Clock,
     alpn: &[u8],
 ) -> Result<ClientConfig, HandshakeError> {
-    let mut config = ClientConfig::builder_with_details(Arc::new(provider()), Arc::new(ClockTime(clock)))
+    let builder = ClientConfig::builder_with_details(Arc::new(provider()), Arc::new(ClockTime(clock)))
         .with_protocol_versions(&[&TLS13])
         .map_err(cannot)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&identity.key))));
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match identity {
+        Some(identity) => {
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&identity.key))))
+        }
+        None => builder.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![alpn.to_vec()];
     // A resumed session does not ask the verifier: who was unlinked or revoked would come back.
     config.resumption = Resumption::disabled();
@@ -135,11 +141,17 @@ pub(super) struct Verifier {
     expect: Expect,
     gaps: Arc<Gaps>,
     provider: CryptoProvider,
+    /// A client without a certificate is let in as nobody.
+    optional: bool,
 }
 
 impl Verifier {
     pub(super) fn new(trust: Arc<Trust>, expect: Expect, gaps: Arc<Gaps>) -> Self {
-        Self { trust, expect, gaps, provider: provider() }
+        Self { trust, expect, gaps, provider: provider(), optional: false }
+    }
+
+    pub(super) fn optional(self) -> Self {
+        Self { optional: true, ..self }
     }
 
     fn check(
@@ -221,6 +233,10 @@ impl ServerCertVerifier for Verifier {
 }
 
 impl ClientCertVerifier for Verifier {
+    fn client_auth_mandatory(&self) -> bool {
+        !self.optional
+    }
+
     /// None: a list of our anchors would tell every peer whom else we are linked with.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]

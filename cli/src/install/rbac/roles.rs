@@ -1,11 +1,8 @@
 //! The roles. A verb that is not argued for here is not granted.
 
-use hawser_api::labels::{GATEWAY_ACCOUNT, MIRROR_CONTROLLER_ACCOUNT};
+use hawser_api::labels::{self, BUNDLE_CONFIG_MAP, GATEWAY_ACCOUNT, MIRROR_CONTROLLER_ACCOUNT, TRUST_ANCHOR_ACCOUNT};
 
 use super::{Grant, Role};
-
-/// Service account of the trust anchor.
-const TRUST_ANCHOR_ACCOUNT: &str = "trust-anchor";
 
 /// One a daemon, in Hawser's own namespace.
 pub(in crate::install) const ACCOUNTS: &[&str] = &[GATEWAY_ACCOUNT, MIRROR_CONTROLLER_ACCOUNT, TRUST_ANCHOR_ACCOUNT];
@@ -15,7 +12,7 @@ const HAWSER: &str = "hawser.dev";
 const MULTICLUSTER: &str = "multicluster.x-k8s.io";
 
 /// All of them. The gateway has none: it asks its own control plane, never the API server.
-pub(in crate::install) const ROLES: &[Role] =
+pub(crate) const ROLES: &[Role] =
     &[EXPORTER, LINKER, MIRROR_CONTROLLER, MIRROR_CONTROLLER_LEASE, READER, TRUST_ANCHOR, TRUST_ANCHOR_BUNDLE];
 
 const MIRROR_CONTROLLER: Role = Role {
@@ -118,7 +115,7 @@ const MIRROR_CONTROLLER_LEASE: Role = Role {
         Grant {
             group: "coordination.k8s.io",
             resources: &["leases"],
-            names: &["hawser-mirror-controller"],
+            names: &[labels::MIRROR_CONTROLLER_LEASE],
             verbs: &["get", "patch", "update"],
             why: "Holds, renews and hands over its own Lease, and no other.",
         },
@@ -159,9 +156,10 @@ const TRUST_ANCHOR_BUNDLE: Role = Role {
     grants: &[Grant {
         group: CORE,
         resources: &["configmaps"],
-        names: &["hawser-bundle"],
+        names: &[BUNDLE_CONFIG_MAP],
         verbs: &["patch"],
-        why: "Keeps this cluster's anchors, which are public, in the one ConfigMap that is made for them at installation.",
+        why: "Keeps this cluster's anchors, which are public, in the one ConfigMap that is made for them at installation: \
+              it could not make one.",
     }],
 };
 
