@@ -10,6 +10,7 @@ mod fabric;
 mod get;
 mod http;
 mod install;
+mod kubernetes;
 mod link;
 mod page;
 mod print;
@@ -108,5 +109,36 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    /// Every `hawser …` that a page has in code.
+    fn commands(page: &str) -> Vec<String> {
+        let code = page.split('`').skip(1).step_by(2);
+        code.filter(|code| code.starts_with("hawser ")).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_pages_name_only_commands_and_flags_that_exist() {
+        let pages = [
+            include_str!("../../README.md"),
+            include_str!("../../docs/check.md"),
+            include_str!("../../docs/coming-from-linkerd.md"),
+            include_str!("../../docs/kubernetes.md"),
+            include_str!("../../docs/trust.md"),
+        ];
+        for line in pages.iter().flat_map(|page| commands(page)) {
+            let mut command = Cli::command();
+            command.build();
+            // What it is piped into is not ours.
+            for word in line.split_whitespace().skip(1).take_while(|word| *word != "|") {
+                if let Some(flag) = word.strip_prefix("--") {
+                    let known = command.get_arguments().any(|argument| argument.get_long() == Some(flag));
+                    assert!(known, "`{line}`: no flag --{flag}");
+                } else if command.has_subcommands() && !word.contains('|') {
+                    let sub = command.find_subcommand(word).cloned();
+                    command = sub.unwrap_or_else(|| panic!("`{line}`: no command {word}"));
+                }
+            }
+        }
     }
 }

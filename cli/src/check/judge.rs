@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::anchor::Anchor;
 use super::seen::{Daemon, Seen};
 use super::{Category, Finding, Outcome, trust};
 use crate::get::{gateways, ready};
@@ -14,8 +15,11 @@ const AUTHORITY_DAYS: (f64, f64) = (30.0, 7.0);
 
 /// There is no cluster in the state directory.
 pub(crate) fn nothing(state: &State) -> Category {
-    let finding =
-        error("a cluster runs here", format!("{} has none", state.path().display()), "hawser up DIR --state DIR");
+    let finding = Anchor::ClusterPresent.error(
+        "a cluster runs here",
+        format!("{} has none", state.path().display()),
+        "hawser up DIR --state DIR",
+    );
     Category { category_name: "clusters".to_owned(), checks: vec![finding] }
 }
 
@@ -36,56 +40,45 @@ pub(crate) fn judge(seen: &Seen) -> Vec<Category> {
     categories.into_iter().filter(|category| !category.checks.is_empty()).collect()
 }
 
-pub(super) fn good(description: impl Into<String>) -> Finding {
-    Finding { description: description.into(), result: Outcome::Success, error: String::new(), hint: String::new() }
-}
-
-fn bad(result: Outcome, description: impl Into<String>, error: impl Into<String>, hint: impl Into<String>) -> Finding {
-    Finding { description: description.into(), result, error: error.into(), hint: hint.into() }
-}
-
-pub(super) fn warning(description: impl Into<String>, error: impl Into<String>, hint: impl Into<String>) -> Finding {
-    bad(Outcome::Warning, description, error, hint)
-}
-
-pub(super) fn error(description: impl Into<String>, error: impl Into<String>, hint: impl Into<String>) -> Finding {
-    bad(Outcome::Error, description, error, hint)
-}
-
 fn daemon(daemon: &Daemon) -> Finding {
+    let check = Anchor::ProcessReady;
     let description = format!("{} is up and ready", daemon.label);
     match &daemon.ready {
-        Ok(page) if is(page, "ready") => good(description),
+        Ok(page) if is(page, "ready") => check.good(description),
         Ok(page) => {
             let hint = "its log says why: hawser up prints it";
-            error(description, format!("it waits for: {}", text(page, "unmet")), hint)
+            check.error(description, format!("it waits for: {}", text(page, "unmet")), hint)
         }
         Err(reason) if daemon.alive => {
-            error(description, format!("it does not answer: {reason}"), "is it stopped or overloaded?")
+            check.error(description, format!("it does not answer: {reason}"), "is it stopped or overloaded?")
         }
-        Err(reason) => error(description, reason.clone(), "hawser process status; hawser up DIR, if it does not run"),
+        Err(reason) => {
+            check.error(description, reason.clone(), "hawser process status; hawser up DIR, if it does not run")
+        }
     }
 }
 
 fn objects(page: &Value) -> Vec<Finding> {
+    let check = Anchor::ObjectsInForce;
     let description = "the YAML documents are in force as they are written";
     let problems = list(page, "problems").iter().map(|problem| {
         let place = [text(problem, "file"), text(problem, "line")].join(":");
         let reason = [text(problem, "field"), text(problem, "reason"), text(problem, "message")];
         let reason: Vec<_> = reason.into_iter().filter(|part| !part.is_empty()).collect();
-        error(description, format!("{place}: {}", reason.join(": ")), text(problem, "remedy"))
+        check.error(description, format!("{place}: {}", reason.join(": ")), text(problem, "remedy"))
     });
-    let warnings = list(page, "warnings")
-        .iter()
-        .map(|warned| warning(description, format!("{}: {}", text(warned, "object"), text(warned, "message")), ""));
+    let warnings = list(page, "warnings").iter().map(|warned| {
+        check.warning(description, format!("{}: {}", text(warned, "object"), text(warned, "message")), "")
+    });
     let mut findings: Vec<_> = problems.chain(warnings).collect();
     if findings.is_empty() && !page.is_null() {
-        findings.push(good(description));
+        findings.push(check.good(description));
     }
     findings
 }
 
 fn identity(row: &Value, now: f64) -> Finding {
+    let check = Anchor::IdentityValid;
     let (name, kind) = (text(row, "spiffeId"), text(row, "kind"));
     let left = number(row, "notAfter") - now;
     let is_leaf = !matches!(kind.as_str(), "intermediate" | "root");
@@ -93,20 +86,24 @@ fn identity(row: &Value, now: f64) -> Finding {
     if !is_leaf {
         let hint = "hawser trust intermediate signs a new one; `hawser up` does it at two thirds of its life";
         return match left / DAY {
-            days if days < AUTHORITY_DAYS.1 => error(description, "it ends within a week", hint),
-            days if days < AUTHORITY_DAYS.0 => warning(description, "it ends within a month", hint),
-            _ => good(description),
+            days if days < AUTHORITY_DAYS.1 => check.error(description, "it ends within a week", hint),
+            days if days < AUTHORITY_DAYS.0 => check.warning(description, "it ends within a month", hint),
+            _ => check.good(description),
         };
     }
     let life = number(row, "notAfter") - number(row, "issuedAt");
     if left <= 0.0 {
-        return warning(description, "it has ended and was not renewed", "in order if its process is gone for good");
+        return check.warning(
+            description,
+            "it has ended and was not renewed",
+            "in order if its process is gone for good",
+        );
     }
     if left < life / 4.0 {
         let hint = "its process should have renewed it at half life; see its log";
-        return warning(description, "less than a quarter of its life is left", hint);
+        return check.warning(description, "less than a quarter of its life is left", hint);
     }
-    good(description)
+    check.good(description)
 }
 
 pub(super) fn span(seconds: f64) -> String {
@@ -117,7 +114,7 @@ pub(super) fn span(seconds: f64) -> String {
     }
 }
 
-fn link(row: &Value) -> Vec<Finding> {
+pub(super) fn link(row: &Value) -> Vec<Finding> {
     let peer = text(row, "name");
     let mut findings = vec![fresh(row, &peer)];
     for gateway in gateways(row) {
@@ -125,13 +122,14 @@ fn link(row: &Value) -> Vec<Finding> {
         let took = number(gateway, "roundTripUs") / 1000.0;
         let how = text(gateway, "transport");
         findings.push(match is(gateway, "alive") {
-            true => good(format!("{peer}'s gateway {name} answers ({address}, {how}, {took:.1} ms)")),
+            true => Anchor::LinkGatewaysAlive
+                .good(format!("{peer}'s gateway {name} answers ({address}, {how}, {took:.1} ms)")),
             false => {
                 let hint = format!("is it up, and may {address} be reached over UDP and TCP?");
                 // One of several gateways is what several are for.
                 let severe = gateways(row).iter().all(|gateway| !is(gateway, "alive"));
                 let outcome = if severe { Outcome::Error } else { Outcome::Warning };
-                bad(
+                Anchor::LinkGatewaysAlive.bad(
                     outcome,
                     format!("{peer}'s gateway {name} answers"),
                     format!("{address} does not answer probes"),
@@ -144,29 +142,35 @@ fn link(row: &Value) -> Vec<Finding> {
     findings.extend(trust::current(row, &peer));
     findings.extend(trust::clock(row, &peer));
     findings.push(match refused.as_slice() {
-        [] => good(format!("everything that {peer} offers is mirrored as the Link asks")),
+        [] => Anchor::LinkImports.good(format!("everything that {peer} offers is mirrored as the Link asks")),
         refused => {
             let each = refused.iter().map(|row| format!("{}: {}", text(row, "service"), text(row, "reason")));
             let hint = "rename with spec.import.nameTemplate, or map namespaces with spec.import.namespaces";
-            warning(format!("everything that {peer} offers is mirrored"), each.collect::<Vec<_>>().join("\n"), hint)
+            Anchor::LinkImports.warning(
+                format!("everything that {peer} offers is mirrored"),
+                each.collect::<Vec<_>>().join("\n"),
+                hint,
+            )
         }
     });
     findings
 }
 
 fn fresh(row: &Value, peer: &str) -> Finding {
+    let check = Anchor::LinkCatalogFresh;
     let description = format!("{peer}'s catalog is fresh");
     match condition(row, "CatalogFresh").or(condition(row, "Ready")) {
-        Some(condition) if at(condition, "status") == "True" => good(description),
+        Some(condition) if at(condition, "status") == "True" => check.good(description),
         Some(condition) => {
             let hint = format!("is {peer} up? does it have a Link back to this cluster?");
-            error(description, format!("{}: {}", text(condition, "reason"), text(condition, "message")), hint)
+            check.error(description, format!("{}: {}", text(condition, "reason"), text(condition, "message")), hint)
         }
-        None => warning(description, "the mirror controller does not say", "hawser get links -o json"),
+        None => check.warning(description, "the mirror controller does not say", "hawser get links -o json"),
     }
 }
 
-fn export(row: &Value) -> Finding {
+pub(super) fn export(row: &Value) -> Finding {
+    let check = Anchor::ExportCallable;
     let name = service(row);
     let ready_endpoints = number(row, "endpointsReady");
     let description = format!("{name} is exported ({ready_endpoints:.0} endpoints ready)");
@@ -175,23 +179,28 @@ fn export(row: &Value) -> Finding {
         .filter_map(|kind| condition(row, kind))
         .find(|c| at(c, "status") == "False");
     if let Some(condition) = invalid {
-        return error(description, format!("{}: {}", text(condition, "reason"), text(condition, "message")), "");
+        return check.error(description, format!("{}: {}", text(condition, "reason"), text(condition, "message")), "");
     }
     if let Some(condition) = condition(row, "Conflict").filter(|c| at(c, "status") == "True") {
-        return warning(description, format!("{}: {}", text(condition, "reason"), text(condition, "message")), "");
+        return check.warning(
+            description,
+            format!("{}: {}", text(condition, "reason"), text(condition, "message")),
+            "",
+        );
     }
     if !ready(row).is_empty() && ready(row) != "True" {
-        return warning(description, ready(row), "a Link is what makes a cluster a peer");
+        return check.warning(description, ready(row), "a Link is what makes a cluster a peer");
     }
     if ready_endpoints < 1.0 {
         let hint = format!("an EndpointSlice with the label kubernetes.io/service-name: {}", text(row, "name"));
-        return warning(description, "callers are refused: no endpoint is ready", hint);
+        return check.warning(description, "callers are refused: no endpoint is ready", hint);
     }
-    good(description)
+    check.good(description)
 }
 
 /// A peer that takes an export back is its own affair; a peer that is away is ours.
-fn mirror(row: &Value) -> Option<Finding> {
+pub(super) fn mirror(row: &Value) -> Option<Finding> {
+    let check = Anchor::MirrorCallable;
     let name = service(row);
     let standing = text(row, "standing");
     let description = format!("{name} can be called");
@@ -199,30 +208,33 @@ fn mirror(row: &Value) -> Option<Finding> {
         "withdrawn" => None,
         "stale" => {
             let cluster = text(row, "cluster");
-            Some(warning(description, format!("{cluster} is away"), "see links"))
+            Some(check.warning(description, format!("{cluster} is away"), "see links"))
         }
         _ if number(row, "endpointsReady") < 1.0 => {
-            Some(warning(description, "no endpoint is ready there", "ask the other cluster: hawser get exports"))
+            Some(check.warning(description, "no endpoint is ready there", "ask the other cluster: hawser get exports"))
         }
-        _ => Some(good(description)),
+        _ => Some(check.good(description)),
     }
 }
 
 fn listeners(rows: &[Value]) -> Vec<Finding> {
+    let check = Anchor::ListenerBound;
     let moved: Vec<_> = rows.iter().filter(|row| !text(row, "reason").is_empty()).collect();
     let as_asked = rows.len() - moved.len();
     let mut findings = Vec::new();
     if as_asked > 0 {
-        findings.push(good(format!("{as_asked} names are bound as asked")));
+        findings.push(check.good(format!("{as_asked} names are bound as asked")));
     }
     findings.extend(moved.into_iter().map(|row| {
         let description =
             format!("{}: {} port {} is bound as asked", text(row, "process"), service(row), text(row, "port"));
         match text(row, "bound") {
-            bound if bound.is_empty() => error(description, text(row, "reason"), "is something else on that address?"),
+            bound if bound.is_empty() => {
+                check.error(description, text(row, "reason"), "is something else on that address?")
+            }
             bound => {
                 let hint = "use that address, SOCKS5, or let the proxy bind low ports (CAP_NET_BIND_SERVICE)";
-                warning(description, format!("it is at {bound}: {}", text(row, "reason")), hint)
+                check.warning(description, format!("it is at {bound}: {}", text(row, "reason")), hint)
             }
         }
     }));

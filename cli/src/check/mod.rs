@@ -2,7 +2,9 @@
 //!
 //! What is seen is collected first; [`judge`] turns it into findings and touches nothing.
 
+mod anchor;
 mod judge;
+mod kubernetes;
 mod seen;
 mod trust;
 
@@ -14,6 +16,7 @@ use hawser_api::ClusterName;
 use serde::Serialize;
 use serde_json::json;
 
+use crate::kubernetes::KubeArgs;
 use crate::print;
 use crate::state::{State, StateArg};
 
@@ -30,11 +33,15 @@ pub(crate) enum Format {
 
 /// Check processes, identities, links, gateways, exports, mirrors and listeners.
 ///
+/// With --context or --kubeconfig: the objects of a Kubernetes cluster, as its API server has them.
+///
 /// Exit status 0: all is in order, or there are warnings only; 1: something is not.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Check {
     #[command(flatten)]
     state: StateArg,
+    #[command(flatten)]
+    kubernetes: KubeArgs,
     /// One cluster only.
     #[arg(long, value_name = "NAME")]
     cluster: Option<ClusterName>,
@@ -56,6 +63,8 @@ pub(crate) enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Finding {
+    /// Which check it is.
+    pub(crate) anchor: anchor::Anchor,
     /// What was looked at, and what is so when it succeeds.
     pub(crate) description: String,
     pub(crate) result: Outcome,
@@ -78,6 +87,23 @@ pub(crate) struct Category {
 
 /// Looks, judges and shows.
 pub(crate) async fn run(args: &Check) -> Result<ExitCode> {
+    let categories = if args.kubernetes.asked() {
+        kubernetes::check(&args.kubernetes.cluster().await?).await
+    } else {
+        standalone(args).await?
+    };
+    let worst = categories.iter().flat_map(|category| &category.checks).map(|check| check.result).max();
+    let good = worst != Some(Outcome::Error);
+    match args.output {
+        Format::Json => {
+            print::out(print::value(&json!({ "success": good, "categories": categories }), print::Output::Json)?)
+        }
+        format => show(&categories, format == Format::Short, worst.unwrap_or(Outcome::Success)),
+    }
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn standalone(args: &Check) -> Result<Vec<Category>> {
     let state = State::existing(&args.state.state)?;
     let clusters = args.cluster.clone().map_or_else(|| state.clusters(), |cluster| vec![cluster]);
     let mut categories = Vec::new();
@@ -88,15 +114,7 @@ pub(crate) async fn run(args: &Check) -> Result<ExitCode> {
         let seen = seen::look(&state, cluster).await?;
         categories.extend(judge::judge(&seen));
     }
-    let worst = categories.iter().flat_map(|category| &category.checks).map(|check| check.result).max();
-    let good = worst != Some(Outcome::Error);
-    match args.output {
-        Format::Json => {
-            print::out(print::value(&json!({ "success": good, "categories": categories }), print::Output::Json)?)
-        }
-        format => show(&categories, format == Format::Short, worst.unwrap_or(Outcome::Success)),
-    }
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(categories)
 }
 
 fn show(categories: &[Category], short: bool, worst: Outcome) {
@@ -114,6 +132,9 @@ fn show(categories: &[Category], short: bool, worst: Outcome) {
             }
             if !check.hint.is_empty() {
                 print::out(format!("    hint: {}", check.hint));
+            }
+            if check.result != Outcome::Success {
+                print::out(print::dim(format!("    see docs/check.md#{}", check.anchor)));
             }
         }
         print::out("");

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::Finding;
-use super::judge::{DAY, error, good, span, warning};
+use super::anchor::Anchor;
+use super::judge::{DAY, span};
 use crate::columns::short;
 use crate::page::{at, condition, is, list, number, text};
 
@@ -26,6 +27,7 @@ pub(crate) fn trust(page: &Value, now: f64) -> Vec<Finding> {
 /// Whether a process holds in memory what the mirror controller holds. What is configured is not asked: a process that
 /// missed a change looks well in every file.
 fn validator(row: &Value, page: &Value, now: f64) -> Finding {
+    let check = Anchor::TrustLoaded;
     let name = format!("{} {}", text(row, "kind"), text(row, "name"));
     let description = format!("{name} has loaded the anchors that are in force");
     if !is(row, "connected") || !is(row, "speaks") {
@@ -35,18 +37,22 @@ fn validator(row: &Value, page: &Value, now: f64) -> Finding {
         };
         let hint =
             "is it up, and of this version? a rotation waits for it; take it out of the Cluster object if it is gone";
-        return warning(description, format!("it has not said what it holds, {since}"), hint);
+        return check.warning(description, format!("it has not said what it holds, {since}"), hint);
     }
     let differs: Vec<_> = reference(page).iter().filter_map(|wanted| difference(row, wanted)).collect();
     if !differs.is_empty() {
         let hint = "it follows within a second; if this stays, its log says what it refused";
-        return error(description, differs.join("\n"), hint);
+        return check.error(description, differs.join("\n"), hint);
     }
     let left = number(row, "leaf.notAfter") - now;
     if !at(row, "leaf").is_null() && left <= 0.0 {
-        return error(description, "its own certificate has ended", "is the trust anchor up? see the process's log");
+        return check.error(
+            description,
+            "its own certificate has ended",
+            "is the trust anchor up? see the process's log",
+        );
     }
-    good(description)
+    check.good(description)
 }
 
 /// What the mirror controller itself has loaded.
@@ -74,42 +80,45 @@ fn difference(row: &Value, wanted: &Value) -> Option<String> {
 }
 
 fn anchor(row: &Value, now: f64) -> Finding {
+    let check = Anchor::TrustAnchorsValid;
     let left = number(row, "notAfter") - now;
     let (domain, key) = (text(row, "trustDomain"), short(&text(row, "authority")));
     let description = format!("anchor {key} of {domain} is valid ({} left)", span(left.max(0.0)));
     let hint = "hawser trust rotate root, in the cluster whose it is; hawser trust status shows who has what";
     let [month, week, day] = ANCHOR_DAYS;
     match left / DAY {
-        days if days <= 0.0 => error(description, "it has ended", hint),
-        days if days < day => error(description, "it ends within a day", hint),
-        days if days < week => warning(description, "it ends within a week", hint),
-        days if days < month => warning(description, "it ends within a month", hint),
-        _ => good(description),
+        days if days <= 0.0 => check.error(description, "it has ended", hint),
+        days if days < day => check.error(description, "it ends within a day", hint),
+        days if days < week => check.warning(description, "it ends within a week", hint),
+        days if days < month => check.warning(description, "it ends within a month", hint),
+        _ => check.good(description),
     }
 }
 
 /// Whether what is in force for a peer is what the peer has.
 pub(crate) fn current(row: &Value, peer: &str) -> Option<Finding> {
+    let check = Anchor::LinkTrustCurrent;
     let found = condition(row, "TrustCurrent")?;
     let description = format!("{peer}'s anchors are current");
     if at(found, "status") == "True" {
-        return Some(good(description));
+        return Some(check.good(description));
     }
     let hint = "hawser trust bundle show, there; then paste it into the Link, or hawser trust bundle accept --pin";
-    Some(warning(description, format!("{}: {}", text(found, "reason"), text(found, "message")), hint))
+    Some(check.warning(description, format!("{}: {}", text(found, "reason"), text(found, "message")), hint))
 }
 
 /// Whether a peer's clock goes with ours.
 pub(crate) fn clock(row: &Value, peer: &str) -> Option<Finding> {
+    let check = Anchor::LinkClock;
     let ahead = at(row, "clockAheadMs").as_f64()?;
     let description = format!("{peer}'s clock agrees with this cluster's");
     let word = if ahead > 0.0 { "ahead" } else { "behind" };
     let reason = format!("it is {:.1} seconds {word}", ahead.abs() / 1000.0);
     let hint = "set both clusters' clocks by NTP; `chronyc tracking` on each says which of them is wrong";
     Some(match ahead.abs() {
-        off if off > CLOCK_ERROR_MS => error(description, format!("{reason}: certificates are refused"), hint),
-        off if off > CLOCK_WARNING_MS => warning(description, reason, hint),
-        _ => good(description),
+        off if off > CLOCK_ERROR_MS => check.error(description, format!("{reason}: certificates are refused"), hint),
+        off if off > CLOCK_WARNING_MS => check.warning(description, reason, hint),
+        _ => check.good(description),
     })
 }
 

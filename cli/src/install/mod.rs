@@ -11,48 +11,38 @@
 
 mod documents;
 mod installed;
-mod rbac;
+pub(crate) mod rbac;
 #[cfg(test)]
 mod tests;
 mod text;
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use clap::Args;
 
+use crate::kubernetes::KubeArgs;
 use crate::print;
 
 /// Print the manifests that Hawser needs in a Kubernetes cluster.
 ///
 /// Apply them with `hawser install | kubectl apply --server-side -f -`. The output is the same for the same version and
 /// the same values.
+///
+/// With --context or --kubeconfig that cluster is looked at first: definitions of the multi-cluster services API that are
+/// there in a later version are left out then. Otherwise they are printed always.
 #[derive(Debug, Args)]
 pub(crate) struct Install {
     /// Only the CustomResourceDefinitions.
     #[arg(long)]
     crds_only: bool,
     #[command(flatten)]
-    lookup: Lookup,
-}
-
-/// A cluster to look at first. Definitions of the multi-cluster services API that are there in a later version are left
-/// out then; without it they are printed always.
-#[derive(Debug, Args)]
-pub(crate) struct Lookup {
-    /// A kubeconfig file; by default $KUBECONFIG, or ~/.kube/config.
-    #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
-    /// A context of it.
-    #[arg(long, value_name = "NAME")]
-    context: Option<String>,
+    kubernetes: KubeArgs,
 }
 
 /// Prints them.
 pub(crate) async fn run(args: &Install) -> Result<()> {
     let mut definitions = hawser_api::crd::definitions();
-    if args.lookup.asked() {
-        definitions = installed::leave_out(definitions, &args.lookup).await?;
+    if args.kubernetes.asked() {
+        definitions = installed::leave_out(definitions, &args.kubernetes.cluster().await?).await?;
     }
     let mut documents = documents::definitions(&definitions)?;
     if !args.crds_only {
