@@ -89,7 +89,8 @@ pub(crate) async fn run(args: &Get) -> Result<()> {
     Ok(())
 }
 
-fn show(resource: Resource, rows: &[Value], wide: bool) {
+/// A table of rows, or that there are none.
+pub(crate) fn show(resource: Resource, rows: &[Value], wide: bool) {
     if rows.is_empty() {
         print::note(format!("no {} found", resource.as_str()));
         return;

@@ -70,6 +70,17 @@ impl Cluster {
         self.ask(request.body(body.to_string().into_bytes())).await
     }
 
+    /// Server-side apply; fields that somebody else owns are refused.
+    pub(crate) async fn apply(&self, path: &str, object: &Value) -> Result<Value, String> {
+        let request = Request::patch(path).header("content-type", "application/apply-patch+yaml");
+        self.ask(request.body(object.to_string().into_bytes())).await
+    }
+
+    /// What was there; `Null`: nothing was.
+    pub(crate) async fn delete(&self, path: &str) -> Result<Value, String> {
+        self.ask(Request::delete(path).body(Vec::new())).await
+    }
+
     async fn ask(&self, request: http::Result<Request<Vec<u8>>>) -> Result<Value, String> {
         let request = request.map_err(|e| e.to_string())?;
         match timeout(ANSWER_MAX, self.client.request(request)).await {

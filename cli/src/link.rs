@@ -4,7 +4,8 @@
 //! here: hawser link create --to east ─▶ TOKEN ─ carried by hand ─▶ there: hawser link accept TOKEN
 //! ```
 //!
-//! Both sides then have a Link in `<state>/<cluster>/links`, which their mirror controllers follow.
+//! Both sides then have a Link in `<state>/<cluster>/links`, which their mirror controllers follow. In Kubernetes clusters
+//! see `kubernetes`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,16 +24,22 @@ use hawser_tunnel::join::authority;
 use serde_json::Value;
 
 use crate::fabric::{self, Declared};
+use crate::kubernetes::KubeArgs;
 use crate::print;
 use crate::state::{ClusterState, State, StateArg};
 
-/// Join clusters with a one-time token.
+mod kubernetes;
+
+/// Join clusters: with a one-time token, or on Kubernetes with a manifest.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Link {
     /// Print a token with which another cluster can link itself to this one, once, within ten minutes.
     ///
     /// The token is a secret until it is used. It names this cluster's gateways and pins its anchors, so that whoever
     /// accepts it talks to this cluster and to nobody in between.
+    ///
+    /// With --context or --kubeconfig: print this Kubernetes cluster's side as a Link manifest for the other one. Nothing in
+    /// it is secret; the other direction is another manifest.
     Create {
         /// What the other cluster is to be called here.
         #[arg(long, value_name = "NAME")]
@@ -40,17 +47,21 @@ pub(crate) enum Link {
         /// The trust domain that the other cluster must have; by default its name in this cluster's fabric domain.
         #[arg(long, value_name = "DOMAIN")]
         trust_domain: Option<TrustDomain>,
-        /// How long the token holds, at most 600.
-        #[arg(long, value_name = "SECONDS", default_value_t = LIFETIME_MAX.as_secs())]
-        ttl: u64,
+        /// How long the token holds, at most and by default 600.
+        #[arg(long, value_name = "SECONDS")]
+        ttl: Option<u64>,
         #[command(flatten)]
         told: Told,
         #[command(flatten)]
         here: Here,
     },
     /// Link this cluster to the one that made the token, and that one to this.
+    ///
+    /// With --context or --kubeconfig: check a manifest of `hawser link create` and apply it, which links this Kubernetes
+    /// cluster to the other one, and not that one to this.
     Accept {
-        /// What `hawser link create` printed.
+        /// What `hawser link create` printed; of a manifest the file, or - for stdin.
+        #[arg(value_name = "TOKEN|FILE")]
         token: String,
         /// What the other cluster is to be called here; by default its own name.
         #[arg(long)]
@@ -94,6 +105,8 @@ pub(crate) struct Here {
     /// The cluster that this is done in; needed where the state directory has several.
     #[arg(long, value_name = "NAME")]
     cluster: Option<ClusterName>,
+    #[command(flatten)]
+    kubernetes: KubeArgs,
 }
 
 /// What the other cluster is told.
@@ -106,10 +119,14 @@ pub(crate) struct Told {
 
 /// Runs one of the commands.
 pub(crate) async fn run(command: &Link) -> Result<()> {
+    if command.here().kubernetes.asked() {
+        return run_on_kubernetes(command).await;
+    }
     match command {
         Link::Create { to, trust_domain, ttl, told, here } => {
             let (place, trust_domain) = (here.place()?, trust_domain.as_ref());
-            create(&place, to, trust_domain, Duration::from_secs(*ttl), told).await
+            let ttl = ttl.map_or(LIFETIME_MAX, Duration::from_secs);
+            create(&place, to, trust_domain, ttl, told).await
         }
         Link::Accept { token, name, told, here } => accept(&here.place()?, token, name.clone(), told).await,
         Link::List { here } => list(&here.place()?),
@@ -117,6 +134,38 @@ pub(crate) async fn run(command: &Link) -> Result<()> {
             let revoked = link::revoke(&here.place()?.state.trust_anchor(), peer)?;
             print::out(format!("{revoked} {} taken back", if revoked == 1 { "token" } else { "tokens" }));
             Ok(())
+        }
+    }
+}
+
+impl Link {
+    fn here(&self) -> &Here {
+        match self {
+            Self::Create { here, .. } | Self::Accept { here, .. } | Self::List { here } | Self::Revoke { here, .. } => {
+                here
+            }
+        }
+    }
+}
+
+async fn run_on_kubernetes(command: &Link) -> Result<()> {
+    let cluster = command.here().kubernetes.cluster().await?;
+    match command {
+        Link::Create { trust_domain: Some(_), .. } | Link::Create { ttl: Some(_), .. } => {
+            bail!(
+                "a manifest ends by itself never and is for no trust domain\nhint: leave --ttl and --trust-domain out"
+            )
+        }
+        Link::Create { to, told, .. } => kubernetes::create(&cluster, to, told).await,
+        Link::Accept { told, .. } if !told.gateways.is_empty() => {
+            bail!(
+                "a manifest says where the other cluster's gateways are, and nothing is sent back\nhint: leave --gateway out"
+            )
+        }
+        Link::Accept { token, name, .. } => kubernetes::accept(&cluster, token, name.as_ref()).await,
+        Link::List { .. } => kubernetes::list(&cluster).await,
+        Link::Revoke { peer, .. } => {
+            bail!("in Kubernetes clusters there are no tokens to take back\nhint: hawser unlink {peer} --context NAME")
         }
     }
 }
@@ -283,6 +332,9 @@ fn list(place: &Place) -> Result<()> {
 
 /// Runs `hawser unlink`.
 pub(crate) async fn unlink(args: &Unlink) -> Result<()> {
+    if args.here.kubernetes.asked() {
+        return kubernetes::unlink(&args.here.kubernetes.cluster().await?, &args.peer).await;
+    }
     let place = args.here.place()?;
     let links = place.links();
     let tokens = link::revoke(&place.state.trust_anchor(), &args.peer)?;

@@ -76,6 +76,10 @@ impl Anchor {
             Ok(bundle)
         })
         .await?;
+        let jsonpath = "jsonpath={.data.cluster} {.data.trustDomain}";
+        let named = ["get", "configmap", BUNDLE_CONFIG_MAP, "-n", SYSTEM_NAMESPACE, "-o", jsonpath];
+        let named = anchor.plane.kubectl(&named, "").await?;
+        ensure!(named == "east east.example", "{named}");
         std::fs::write(anchor.path("bundle.json"), bundle)?;
         Ok(anchor)
     }

@@ -1,5 +1,5 @@
-//! What the trust anchor asks of and tells the API server: whose a service account token is, and this cluster's bundle in
-//! a ConfigMap. All decisions are [`token_review`]'s.
+//! What the trust anchor asks of and tells the API server: whose a service account token is, and this cluster's name, trust
+//! domain and bundle in a ConfigMap. All decisions are [`token_review`]'s.
 //!
 //! RBAC that this needs, and nothing more: `create tokenreviews` and `get pods` in the cluster, `patch` on the one
 //! ConfigMap by name.
@@ -58,6 +58,7 @@ pub(crate) struct Kubernetes {
     client: Client,
     /// The one audience of the tokens that are taken.
     audience: String,
+    cluster: ClusterName,
     domain: TrustDomain,
 }
 
@@ -76,7 +77,8 @@ impl Kubernetes {
             None => kube::Config::incluster().context("this is no pod\nhint: set kubernetes.kubeconfig")?,
         };
         let client = Client::try_from(config).context("the API server's address or credentials")?;
-        Ok(Self { client, audience: format!("hawser.dev/{cluster}"), domain: domain.clone() })
+        let (cluster, domain) = (cluster.clone(), domain.clone());
+        Ok(Self { client, audience: format!("hawser.dev/{cluster}"), cluster, domain })
     }
 
     /// Whose a token is.
@@ -113,7 +115,7 @@ impl Kubernetes {
         let wanted = json!({
             "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": { "name": name, "labels": { MANAGED_BY: MANAGED_BY_HAWSER } },
-            "data": { BUNDLE_KEY: document },
+            "data": { BUNDLE_KEY: document, "cluster": self.cluster, "trustDomain": self.domain },
         });
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), SYSTEM_NAMESPACE);
         let how = PatchParams::apply(FIELD_MANAGER).force();

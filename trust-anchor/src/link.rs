@@ -8,10 +8,13 @@
 //!     └─▶ <state>/<cluster>/links/<peer>.yaml                            joiner: side ─▶ object
 //! ```
 //!
+//! On Kubernetes a Link is carried as a `manifest` instead, one in each direction.
+//!
 //! What crosses is each side's name, trust domain, public anchors and gateway addresses. The secret is worth nothing
 //! once it was used, after ten minutes, or to whoever reads the store.
 
 mod accept;
+mod manifest;
 mod object;
 pub(crate) mod offers;
 pub(crate) mod redeem;
@@ -23,6 +26,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use accept::{Acceptance, Accepted, accept};
+pub use manifest::{Standing, offered, taken};
 pub use object::{LinkFile, linked, remove};
 pub use offers::{LIFETIME_MAX, Offer, OfferError, Wanted, list, register, revoke};
 pub use side::Own;

@@ -12,8 +12,16 @@ const HAWSER: &str = "hawser.dev";
 const MULTICLUSTER: &str = "multicluster.x-k8s.io";
 
 /// All of them. The gateway has none: it asks its own control plane, never the API server.
-pub(crate) const ROLES: &[Role] =
-    &[EXPORTER, LINKER, MIRROR_CONTROLLER, MIRROR_CONTROLLER_LEASE, READER, TRUST_ANCHOR, TRUST_ANCHOR_BUNDLE];
+pub(crate) const ROLES: &[Role] = &[
+    EXPORTER,
+    LINKER,
+    LINKER_BUNDLE,
+    MIRROR_CONTROLLER,
+    MIRROR_CONTROLLER_LEASE,
+    READER,
+    TRUST_ANCHOR,
+    TRUST_ANCHOR_BUNDLE,
+];
 
 const MIRROR_CONTROLLER: Role = Role {
     name: "hawser-mirror-controller",
@@ -226,5 +234,20 @@ const LINKER: Role = Role {
         names: &[],
         verbs: &["create", "delete", "get", "list", "patch", "update", "watch"],
         why: "Links, changes and unlinks, and sees how it stands.",
+    }],
+};
+
+const LINKER_BUNDLE: Role = Role {
+    name: "hawser-linker",
+    local: true,
+    account: None,
+    within: &[],
+    about: "The same people's, in Hawser's own namespace; bind it beside the other.",
+    grants: &[Grant {
+        group: CORE,
+        resources: &["configmaps"],
+        names: &[BUNDLE_CONFIG_MAP],
+        verbs: &["get"],
+        why: "What this cluster is called, and its anchors, which are public: `hawser link` says and compares them.",
     }],
 };
