@@ -16,6 +16,13 @@ pub const MIRROR_OF_SERVICE: &str = "hawser.dev/mirror-of-service";
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The value of [`MANAGED_BY`].
 pub const MANAGED_BY_HAWSER: &str = "hawser";
+/// Annotation on every object that we make in an API server: the UID of the Link that it was made for, and its own name.
+pub const OWNER: &str = "hawser.dev/owner";
+/// Annotation on every object that we make in an API server: a digest of what was applied, so that what is not wanted of it
+/// any more is noticed.
+pub const APPLIED: &str = "hawser.dev/applied";
+/// Finalizer on a Link: it stays until everything that was made for it is gone.
+pub const UNLINK: &str = "hawser.dev/unlink";
 /// `appProtocol` of a port whose bytes must not be looked at (server speaks first, or privacy).
 pub const APP_PROTOCOL_OPAQUE: &str = "hawser.dev/opaque";
 /// The standard label that ties an EndpointSlice to its Service.

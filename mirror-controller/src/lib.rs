@@ -1,10 +1,13 @@
 //! The mirror controller: what a cluster exports to its peers, and what it takes from them.
 //!
 //! ```text
-//! watch/files    the user's YAML ─────┐
-//! watch/catalog  each peer's catalog ─┼─▶ world ─▶ plan (pure) ─▶ apply/files   mirrors and statuses on disk
-//! watch/gateways probes ──────────────┘               └────────▶ discovery      proxies and gateways, over a socket
-//!                                                     └────────▶ catalog/listen peers' mirror controllers
+//! watch/files       the user's YAML ────────┐
+//! watch/kubernetes  or an API server's ─────┤
+//! watch/catalog     each peer's catalog ────┼─▶ world ─▶ plan (pure) ─▶ apply/files       mirrors and statuses on disk
+//! watch/gateways    probes ─────────────────┘               ├────────▶ apply/kubernetes  or in an API server (lease: by
+//!                                                           │                            one replica)
+//!                                                           ├────────▶ discovery         proxies and gateways
+//!                                                           └────────▶ catalog/listen    peers' mirror controllers
 //! ```
 //!
 //! Everything is level-triggered: any event may be lost, repeated or reordered, and the end state is the same.
@@ -15,6 +18,8 @@ pub mod catalog;
 pub mod config;
 pub mod discovery;
 pub mod fabric;
+pub mod kubernetes;
+pub mod lease;
 pub mod metrics;
 mod pages;
 pub mod plan;
@@ -23,9 +28,11 @@ pub mod status;
 pub mod watch;
 pub mod world;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
+use hawser_api::objects::GROUP_VERSION;
 use hawser_runtime::{Process, clock};
 use hawser_tunnel::identity::{self, Door, IdentitySource};
 use hawser_tunnel::pool::{Dialer, DialerConfig};
@@ -33,11 +40,15 @@ use hawser_tunnel::tls::Credentials;
 
 pub use config::Config;
 
+use apply::kubernetes::write::Writer;
+use apply::kubernetes::{Apply, status as statuses, unlink};
 use bundles::Bundles;
 use catalog::listen::{CatalogServer, Sessions};
+use config::{FilesConfig, KubernetesConfig, Source};
 use fabric::Fabric;
 use metrics::Metrics;
 use reconcile::Outputs;
+use watch::kubernetes::fill::Fill;
 use watch::links::Links;
 use watch::record::Recorder;
 use world::{Store, World};
@@ -90,14 +101,60 @@ pub async fn serve(config: Config, credentials: Credentials, process: Process) -
     process.spawn(watch::fabric::report(fabric, store.clone(), door));
     process.spawn(Recorder::new(&config, &store, outputs.plans.subscribe(), &credentials).run());
     process.spawn(reconcile::run(store.clone(), outputs.clone(), metrics.clone()));
-    process.spawn(reconcile::write(config.output.clone(), outputs.plans.subscribe()));
-    let last_good = config.state.join("last-good");
-    let places = watch::files::Places { objects: config.objects, links: config.links, last_good };
-    let (reloaded, worlds) = (metrics.clone(), store.clone());
-    let report = move |objects: &world::Objects| reloaded.reloaded(objects.problems.len());
-    process.spawn(watch::files::run(places, store, report));
-    process.spawn(readiness(process.clone(), credentials, (outputs, metrics), worlds));
+    let kept = Kept { cluster: config.cluster, state: config.state, store: store.clone(), metrics: metrics.clone() };
+    match config.source {
+        Source::Files(files) => kept.in_files(files, &outputs, &process),
+        Source::Kubernetes(kubernetes) => kept.in_kubernetes(*kubernetes, &outputs, &process).await?,
+    }
+    process.spawn(readiness(process.clone(), credentials, (outputs, metrics), store));
     listening.await
+}
+
+/// What keeps the user's objects and what is made of them together, wherever they are.
+struct Kept {
+    cluster: hawser_api::ClusterName,
+    state: PathBuf,
+    store: Store,
+    metrics: Metrics,
+}
+
+impl Kept {
+    fn in_files(self, files: FilesConfig, outputs: &Outputs, process: &Process) {
+        process.spawn(reconcile::write(files.output, outputs.plans.subscribe()));
+        let last_good = self.state.join("last-good");
+        let places = watch::files::Places { objects: files.objects, links: files.links, last_good };
+        let report = move |objects: &world::Objects| self.metrics.reloaded(objects.problems.len());
+        process.spawn(watch::files::run(places, self.store, report));
+    }
+
+    async fn in_kubernetes(self, own: KubernetesConfig, outputs: &Outputs, process: &Process) -> anyhow::Result<()> {
+        let client = kubernetes::connect(&own).await?;
+        let world = self.store.now();
+        let cluster = hawser_api::objects::Cluster {
+            api_version: GROUP_VERSION.to_owned(),
+            kind: "Cluster".to_owned(),
+            metadata: hawser_api::objects::Metadata { name: self.cluster.to_string(), ..Default::default() },
+            spec: own.cluster.clone(),
+        };
+        let known = watch::kubernetes::Known::new(Fill::new(cluster, own.inbound_port));
+        let (until, leadership) = lease::channel();
+        let with = (process.clone(), self.metrics.clone());
+        // Work that the end of the process waits for: the lease is given up, not left to run out.
+        process.tasks.spawn(lease::run(client.clone(), own.namespace.clone(), with, until));
+        let writer = Writer {
+            client: client.clone(),
+            known: known.clone(),
+            own: (world.cluster.clone(), world.domain.clone()),
+            metrics: self.metrics.clone(),
+        };
+        let apply =
+            Apply::new(writer, own.writers, leadership.clone(), (outputs.plans.subscribe(), self.store.clone()));
+        process.spawn(apply.run());
+        process.spawn(unlink::run(client.clone(), known.clone(), leadership.clone()));
+        process.spawn(statuses::run(client.clone(), known.clone(), leadership, outputs.plans.subscribe()));
+        process.spawn(watch::kubernetes::run(client, known, (self.store, self.metrics), process.clone()));
+        Ok(())
+    }
 }
 
 /// Binds both doors, and puts the catalog's address into the world, from where it goes into the gateways' tables. What

@@ -9,6 +9,7 @@ use hawser_api::{ClusterName, TrustDomain};
 use hawser_tunnel::pool::GatewayPath;
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
@@ -28,6 +29,18 @@ struct LinkLabel {
 struct ServicesLabels {
     link: String,
     state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WriteLabels {
+    kind: &'static str,
+    verb: &'static str,
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -60,6 +73,9 @@ struct Inner {
     bundle_sequence: Family<LinkLabel, Gauge>,
     bundle_lag: Family<LinkLabel, Gauge>,
     anchors_end: Family<AnchorLabels, Gauge>,
+    watched: Family<KindLabel, Gauge>,
+    writes: Family<WriteLabels, Counter>,
+    leader: Gauge,
     // When each catalog was heard last, milliseconds since the epoch.
     heard: Mutex<BTreeMap<ClusterName, i64>>,
 }
@@ -80,6 +96,9 @@ impl Default for Inner {
             bundle_sequence: Family::default(),
             bundle_lag: Family::default(),
             anchors_end: Family::default(),
+            watched: Family::default(),
+            writes: Family::default(),
+            leader: Gauge::default(),
             heard: Mutex::default(),
         }
     }
@@ -107,6 +126,10 @@ impl Metrics {
         registry.register("hawser_bundle_lag", lag, m.bundle_lag.clone());
         let ends = "When the first and the last of a trust domain's anchors in force ends, seconds since the epoch";
         registry.register("hawser_anchor_expiry_timestamp_seconds", ends, m.anchors_end.clone());
+        let watched = "1 while this kind of the API server's is watched";
+        registry.register("hawser_watch_up", watched, m.watched.clone());
+        registry.register("hawser_api_writes", "Requests that change something at the API server", m.writes.clone());
+        registry.register("hawser_leader", "1 while this replica is the one that writes", m.leader.clone());
         let round_trip = "Round trip of the last probe that was answered";
         registry.register("hawser_gateway_round_trip_seconds", round_trip, m.gateway_round_trip.clone());
     }
@@ -115,6 +138,21 @@ impl Metrics {
     pub fn reloaded(&self, problems: usize) {
         self.0.reload.set(i64::from(problems == 0));
         self.0.problems.set(i64::try_from(problems).unwrap_or(i64::MAX));
+    }
+
+    /// Whether a kind of the API server's can be watched.
+    pub fn watched(&self, kind: &'static str, up: bool) {
+        self.0.watched.get_or_create(&KindLabel { kind }).set(i64::from(up));
+    }
+
+    /// A request that changes something at the API server was answered: `ok`, or why not.
+    pub fn wrote(&self, kind: &'static str, verb: &'static str, outcome: &'static str) {
+        self.0.writes.get_or_create(&WriteLabels { kind, verb, outcome }).inc();
+    }
+
+    /// Whether this replica writes.
+    pub fn leads(&self, leads: bool) {
+        self.0.leader.set(i64::from(leads));
     }
 
     /// A catalog was heard.

@@ -31,7 +31,7 @@ pub mod proof;
 pub mod record;
 pub mod statuses;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hawser_api::objects::Link;
@@ -63,6 +63,8 @@ pub struct Plan {
     pub mirrors: BTreeMap<ServiceKey, mirrors::MirrorObject>,
     /// ServiceImports with what gives them addresses and endpoints, by name.
     pub imports: BTreeMap<ServiceKey, imports::ImportObject>,
+    /// Linked clusters of which it is known what they offer. What stands of others stays.
+    pub heard: BTreeSet<ClusterName>,
     /// What users read.
     pub statuses: Statuses,
 }
@@ -85,6 +87,7 @@ pub fn plan(world: &World) -> Option<Plan> {
         exports: exports::gateway_tables(world, objects, &exports, &local),
         peers: peers(world, objects),
         mirrors: mirrors::objects(world, objects, &mirrors),
+        heard: heard(world, objects),
         ..Plan::default()
     };
     plan.destinations = destinations::destinations(
@@ -99,6 +102,11 @@ pub fn plan(world: &World) -> Option<Plan> {
     );
     plan.imports = imports::imports(world, objects, &imports::Parts { local: &local, sets: &sets, hosts: &hosts });
     Some(plan)
+}
+
+fn heard(world: &World, objects: &Objects) -> BTreeSet<ClusterName> {
+    let heard = |name: &&ClusterName| world.peers.get(*name).is_some_and(|peer| peer.heard);
+    objects.links.keys().filter(heard).cloned().collect()
 }
 
 /// One Peer a Link.

@@ -29,10 +29,23 @@ pub struct World {
     pub objects: Option<Arc<Objects>>,
     /// What is known of each linked cluster.
     pub peers: BTreeMap<ClusterName, Arc<PeerState>>,
+    /// What could not be written to an API server, by object.
+    pub unwritten: Arc<BTreeMap<String, Unwritten>>,
     /// What proxies report of their listeners, by the proxy's name.
     pub listeners: BTreeMap<String, Arc<Vec<Listener>>>,
     /// When the latest change that led to this snapshot happened, milliseconds since the epoch.
     pub changed_at_ms: i64,
+}
+
+/// Something that should be in the API server and is not, or not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unwritten {
+    /// The peer whose service it mirrors.
+    pub cluster: ClusterName,
+    /// That service, as the peer names it.
+    pub service: String,
+    /// Why, and what to do.
+    pub reason: String,
 }
 
 /// The user's objects by kind and name.
@@ -67,9 +80,14 @@ pub struct Objects {
 impl Objects {
     /// Sorts what the loader found. Names have been checked by it: what would not parse is left out.
     pub fn new<'a>(located: impl IntoIterator<Item = &'a Located>) -> Self {
+        Self::of(located.into_iter().map(|located| &located.object))
+    }
+
+    /// Sorts objects that have been checked.
+    pub fn of<'a>(declared: impl IntoIterator<Item = &'a Object>) -> Self {
         let mut objects = Self::default();
-        for located in located {
-            objects.insert(&located.object);
+        for object in declared {
+            objects.insert(object);
         }
         for slices in objects.slices.values_mut() {
             slices.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
@@ -119,6 +137,9 @@ impl Objects {
 pub struct PeerState {
     /// What it offers, as last heard.
     pub catalog: Arc<Catalog>,
+    /// What it offers has been heard, in this life or a former one of this process: what is not offered is not merely
+    /// not heard of.
+    pub heard: bool,
     /// Its lease is fresh: what it offers may be used.
     pub alive: bool,
     /// Its gateways, as last probed.
@@ -325,6 +346,7 @@ impl World {
             catalog_listen: None,
             objects: None,
             peers: BTreeMap::new(),
+            unwritten: Arc::default(),
             listeners: BTreeMap::new(),
             changed_at_ms: 0,
         }

@@ -66,7 +66,7 @@ pub fn statuses(world: &World, objects: &Objects, parts: &Parts<'_>) -> Statuses
     }
 }
 
-pub(super) fn condition(kind: &str, good: bool, reason: &str, message: impl Into<String>) -> Condition {
+pub(crate) fn condition(kind: &str, good: bool, reason: &str, message: impl Into<String>) -> Condition {
     Condition {
         kind: kind.to_owned(),
         status: if good { "True" } else { "False" }.to_owned(),
@@ -112,6 +112,7 @@ fn link(world: &World, objects: &Objects, parts: &Parts<'_>, name: &ClusterName)
     let imported = parts.mirrors.by_name.values().filter(|m| m.cluster == *name && m.standing != Standing::Withdrawn);
     let mut refused = parts.mirrors.refused.get(name).cloned().unwrap_or_default();
     refused.extend(parts.hosts.refused.get(name).into_iter().flatten().cloned());
+    refused.extend(unwritten(world, name));
     let status = LinkStatus {
         conditions: vec![ready, fresh, gateway, bundle::current(&state)],
         gateways,
@@ -129,6 +130,12 @@ fn link(world: &World, objects: &Objects, parts: &Parts<'_>, name: &ClusterName)
         transport: link.spec.transport.as_str().to_owned(),
         status,
     })
+}
+
+/// What was taken, and could not be written.
+fn unwritten(world: &World, name: &ClusterName) -> impl Iterator<Item = RefusedImport> {
+    let of_link = world.unwritten.values().filter(move |unwritten| unwritten.cluster == *name);
+    of_link.map(|unwritten| RefusedImport { service: unwritten.service.clone(), reason: unwritten.reason.clone() })
 }
 
 fn count(number: usize) -> u32 {

@@ -84,7 +84,7 @@ pub(crate) fn hear(world: &mut World, cluster: &str, update: &Update) {
     let domain = format!("{cluster}.example").parse().unwrap();
     let known = world.peers.get(&name).unwrap();
     let catalog = Arc::new(accept::update(&known.catalog, update, &domain));
-    let state = PeerState { catalog, alive: true, ..PeerState::clone(known) };
+    let state = PeerState { catalog, alive: true, heard: true, ..PeerState::clone(known) };
     world.peers.insert(name, Arc::new(state));
 }
 
@@ -446,7 +446,7 @@ proptest! {
         for event in &events {
             happen(&mut world, event);
             let plan = plan(&world).unwrap();
-            let mut seen = std::collections::BTreeSet::new();
+            let mut seen = BTreeSet::new();
             for kind in plan.destinations.values() {
                 let Kind::Destination(found) = kind else { panic!() };
                 prop_assert_eq!(found.tiers.is_empty(), !found.unavailable_code.is_empty());

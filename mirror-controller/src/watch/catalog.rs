@@ -437,6 +437,7 @@ impl Client {
             let heartbeat = updates.iter().all(nothing);
             let mut changed = peer.trouble.take().is_some();
             if !heartbeat {
+                changed |= !std::mem::replace(&mut peer.heard, true);
                 let next =
                     updates.iter().fold(peer.catalog.as_ref().clone(), |known, u| accept::update(&known, u, domain));
                 changed |= next != *peer.catalog;

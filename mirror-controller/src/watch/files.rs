@@ -17,6 +17,7 @@ use hawser_runtime::clock;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
+use super::not_ourselves;
 use crate::apply::files::replace;
 use crate::world::{Objects, Store};
 
@@ -269,22 +270,13 @@ fn evaluate(
     problems
 }
 
-/// A Link to ourselves would have us trust a peer as we trust our own.
 fn parse(file: &str, text: &str, own: &(ClusterName, TrustDomain)) -> Result<Vec<Located>, Vec<Problem>> {
     let objects = load::parse(file, text)?;
-    let mut problems = Vec::new();
-    for located in &objects {
-        let Object::Link(link) = &located.object else { continue };
-        let name = (link.metadata.name == own.0.as_str()).then_some(("metadata.name", own.0.as_str()));
-        let domain = (link.spec.trust_domain == own.1).then_some(("spec.trustDomain", own.1.as_str()));
-        problems.extend(name.into_iter().chain(domain).map(|(field, value)| Problem {
-            file: file.to_owned(),
-            line: located.line,
-            field: field.to_owned(),
-            reason: format!("{value} is this cluster's own"),
-            remedy: "name the peer's".to_owned(),
-        }));
-    }
+    let links = objects.iter().filter_map(|located| match &located.object {
+        Object::Link(link) => Some(not_ourselves(link, own, (file, located.line))),
+        _ => None,
+    });
+    let problems: Vec<Problem> = links.flatten().collect();
     if problems.is_empty() { Ok(objects) } else { Err(problems) }
 }
 

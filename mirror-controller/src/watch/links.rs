@@ -164,9 +164,14 @@ impl Links {
                 *state = Arc::new(next);
                 return true;
             }
-            let alive = kept.is_some();
-            let state =
-                PeerState { catalog: Arc::new(kept.unwrap_or_default()), alive, bundle, ..PeerState::default() };
+            let heard = kept.is_some();
+            let state = PeerState {
+                catalog: Arc::new(kept.unwrap_or_default()),
+                alive: heard,
+                heard,
+                bundle,
+                ..PeerState::default()
+            };
             world.peers.insert(name.clone(), Arc::new(state));
             true
         });

@@ -21,7 +21,7 @@ use hawser_api::bundle::Bundle;
 use hawser_api::proto::discovery::resource::Kind;
 use hawser_api::proto::discovery::{Destination, Export, Resource, Role, Status};
 use hawser_api::{Code, Refusal, labels};
-use hawser_mirror_controller::Config;
+use hawser_mirror_controller::config::{Config, FilesConfig, Source};
 use hawser_runtime::Process;
 use hawser_runtime::config::{IdentityConfig, Issuer, ProcessConfig};
 use hawser_runtime::subscribe::{self, Subscription, Table};
@@ -143,11 +143,13 @@ impl Cluster {
                 issuer: Issuer::Local { socket: self.path("trust-anchor.sock"), join_token: self.path("token") },
                 store: self.path("identity"),
             },
-            objects: self.path("objects"),
-            output: self.path("output"),
+            source: Source::Files(FilesConfig {
+                objects: self.path("objects"),
+                output: self.path("output"),
+                links: None,
+            }),
             state: self.path("state"),
             socket: self.path("discovery.sock"),
-            links: None,
             catalog_listen: "127.0.0.1:0".parse().unwrap(),
         }
     }
