@@ -19,7 +19,9 @@ pub mod part;
 mod plane;
 mod program;
 mod scratch;
+pub mod site;
 
 pub use faults::Faults;
 pub use part::Part;
 pub use plane::{ControlPlane, Saved};
+pub use site::Site;
