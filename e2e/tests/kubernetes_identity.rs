@@ -40,7 +40,11 @@ async fn run(arguments: &[&str]) -> Result<String> {
 
 impl Anchor {
     async fn start(port: u16) -> Result<Self> {
-        let plane = ControlPlane::shared("east").await?;
+        Self::start_at(ControlPlane::shared("east").await?, port, 3600).await
+    }
+
+    /// `ttl`: how many seconds a workload's certificate holds.
+    async fn start_at(plane: Arc<ControlPlane>, port: u16, ttl: u64) -> Result<Self> {
         let client = plane.client().await?;
         // The trust anchor gets the rights that are printed for it, and no verb more.
         plane.kubectl(&["apply", "--server-side", "-f", "-"], &run(&["install"]).await?).await?;
@@ -54,7 +58,7 @@ impl Anchor {
         let address = plane.address(10, port).to_string();
         let config = json!({
             "process": { "name": "east/trust-anchor", "admin": "127.0.0.1:0", "runFile": path("trust-anchor.json") },
-            "cluster": "east", "trustDomain": "east.example", "state": state.join("east/trust-anchor"),
+            "cluster": "east", "trustDomain": "east.example", "workloadTtlSeconds": ttl, "state": state.join("east/trust-anchor"),
             "socket": path("anchor.sock"), "rootCertificate": state.join("root/root.crt"),
             "kubernetes": {
                 "listen": address, "bundleConfigMap": BUNDLE_CONFIG_MAP,
@@ -201,5 +205,39 @@ async fn tokens_for_others_for_several_without_a_pod_and_of_pods_that_are_gone_g
     ensure!(issued == 1, "{issued} certificates were issued");
     let denials = anchor.audit()?.iter().filter(|line| line["event"] == "denial").count();
     ensure!(denials >= 5, "{denials} denials are on record");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_api_server_hangs_who_has_a_certificate_renews_it_and_who_has_none_gets_one_afterwards() -> Result<()>
+{
+    let plane = Arc::new(ControlPlane::start("east").await?);
+    let anchor = Anchor::start_at(Arc::clone(&plane), 7446, 20).await?;
+    let namespace = objects::namespace(&anchor.client, "shop").await?;
+    let mut tokens = Vec::new();
+    for name in ["early", "late"] {
+        objects::service_account(&anchor.client, &namespace, name).await?;
+        let pod = anchor.pod(&namespace, name, name).await?;
+        tokens.push(objects::token(&anchor.client, (&namespace, name), Some(&pod), &[AUDIENCE]).await?);
+    }
+    let early = anchor.process("early", tokens.first().context("no token")?)?;
+    early.identity().await?;
+    let held = || Ok::<_, anyhow::Error>(early.credentials.identity().context("none")?.chain().to_vec());
+    let first = held()?;
+
+    plane.apiserver.stop()?;
+    let late = anchor.process("late", tokens.last().context("no token")?)?;
+    eventually("a renewal without the API server", async || {
+        ensure!(held()? != first, "not renewed yet");
+        Ok(())
+    })
+    .await?;
+    let unanswered = "hawser_issuer_refused_total{reason=\"api_server_unanswered\"}";
+    eventually("the wait for the API server to end", async || anchor.daemon()?.metric(unanswered).await).await?;
+    ensure!(late.credentials.identity().is_none(), "nobody has vouched for it");
+
+    plane.apiserver.resume()?;
+    let id = late.identity().await?;
+    ensure!(id == format!("spiffe://east.example/ns/{namespace}/sa/late"), "{id}");
     Ok(())
 }

@@ -23,7 +23,8 @@ use crate::metrics::Metrics;
 
 /// Name of the Lease.
 pub const NAME: &str = "hawser-mirror-controller";
-/// So long a follower sees no renewal before it takes over: with half a second between looks and a slow answer, within 15 s of a kill.
+/// So long a follower sees no renewal before it takes over: with half a second between looks and a slow answer, that is
+/// within 15 s of a kill.
 pub const LEASE: Duration = Duration::from_secs(10);
 /// A holder renews this often.
 const RENEW: Duration = Duration::from_secs(2);
