@@ -25,16 +25,22 @@ async fn federated(fabric: &mut Fabric) -> Result<Shop> {
     Ok(shop)
 }
 
+async fn sees_west(fabric: &Fabric, alive: bool) -> Result<()> {
+    let waited = eventually("east to see whether west is there", async || {
+        let bundle = of(&fabric.trust_status("east").await?, "west")?;
+        ensure!(bundle["alive"] == alive, "{bundle}");
+        Ok(())
+    });
+    waited.await.map(|_| ())
+}
+
 /// West is stopped, and east begins; it does not go on without west's word before an operator has said so.
 async fn east_goes_on_without_west(fabric: &mut Fabric, level: &str, until: &str) -> Result<()> {
+    // Whom nobody has heard of yet is not missed.
+    sees_west(fabric, true).await?;
     fabric.kill_cluster("west").await?;
     // Until its lease is over what it said last counts.
-    eventually("east to miss west", async || {
-        let bundle = of(&fabric.trust_status("east").await?, "west")?;
-        ensure!(bundle["alive"] == false, "{bundle}");
-        Ok(())
-    })
-    .await?;
+    sees_west(fabric, false).await?;
     let begin = ["rotate", level, "--pause-at", until, "--wait", "6"];
     let begin: &[&str] = if until == "retired" { &["rotate", level, "--wait", "6"] } else { &begin };
     let refused = fabric.trust_of_refuses("east", begin).await?;
