@@ -52,6 +52,11 @@ impl Drop for Running {
     }
 }
 
+/// For one measurement: the longest takes twenty seconds on a quiet machine.
+const PATIENCE_S: u32 = 120;
+/// What `timeout` of coreutils ends with when it had to end its command.
+const TIMED_OUT: i32 = 124;
+
 /// A command that will run on one core.
 pub(crate) fn pinned(core: usize, program: &str, arguments: &[String]) -> Command {
     let mut command = Command::new("taskset");
@@ -59,9 +64,13 @@ pub(crate) fn pinned(core: usize, program: &str, arguments: &[String]) -> Comman
     command
 }
 
-/// Runs a command on a core and returns what it printed.
+/// Runs a command on a core and returns what it printed. One that does not end is ended, or the run would be lost.
 pub(crate) fn output(core: usize, program: &str, arguments: &[String]) -> Result<String> {
-    let output = pinned(core, program, arguments).output().with_context(|| format!("cannot run {program}"))?;
+    let bounded = [&["--kill-after=5".into(), PATIENCE_S.to_string(), program.into()], arguments].concat();
+    let output = pinned(core, "timeout", &bounded).output().with_context(|| format!("cannot run {program}"))?;
+    if output.status.code() == Some(TIMED_OUT) {
+        bail!("{program} {arguments:?} did not end within {PATIENCE_S} s");
+    }
     if !output.status.success() {
         bail!("{program} {arguments:?} failed: {}", String::from_utf8_lossy(&output.stderr));
     }
