@@ -28,6 +28,10 @@ use hawser_trust_anchor::{Config, hierarchy, join};
 use hawser_tunnel::identity::channel;
 use rcgen::{CertificateParams, KeyPair, SigningKey};
 
+/// As in the `hawser` command.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn config(directory: &Path) -> Config {
     let at = |name: &str| directory.join(name);
     serde_json::from_value(serde_json::json!({

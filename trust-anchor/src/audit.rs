@@ -1,18 +1,18 @@
 //! The audit log: what this cluster's trust did, one line of JSON each, in a chain that shows what was changed or cut.
 //!
 //! ```text
-//! entries ─▶ queue ─▶ one thread writes all that wait: append ─▶ fsync ─▶ head ─▶ fsync ─▶ answers
+//! entries ─▶ queue ─▶ one thread writes all that wait: append ─▶ fsync ─▶ head ─▶ answers
 //!                                                     └─ full: audit.log becomes audit-000001.log, and another begins
 //! ```
 //!
 //! Each line has the SHA-256 of the line before it, also over the border of two files, and `audit.head` has the last
 //! line's number and hash and how many files are full, under the store's key, so that a log cut short is noticed.
 //! Nothing is answered before its line is on disk: who cannot be recorded gets no certificate, and a step that cannot be
-//! recorded is not taken. The head is written behind the log, so a crash leaves at most lines that the head does not
-//! know yet; they are in the chain and count.
+//! recorded is not taken. The head is written behind the log, and synced within a second, so a crash leaves at most lines
+//! that the head does not know yet; they are in the chain and count.
 
 use std::io;
-use std::sync::mpsc::{Receiver, SendError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -120,8 +120,9 @@ impl Keeping {
     }
 }
 
-/// Entries that wait for the writer; who comes with more is held up until there is room.
-const QUEUE_MAX: usize = 256;
+/// Entries that wait for the writer; who comes with more is held up until there is room. More than may come at once from
+/// where nobody may be held up: the lanes of the issuer hold fewer, each with one entry.
+pub(crate) const QUEUE_MAX: usize = 1024;
 
 /// The log of one process: shared by all who have something to say. One thread writes; it ends with this.
 pub(crate) struct Audit {
@@ -192,10 +193,39 @@ impl Audit {
     }
 }
 
+/// Who is not alone waits this long for others, with whom he shares a sync of the disk: less than that takes, and most of
+/// what a certificate costs in a herd. Who is alone waits for nobody.
+const GATHER: Duration = Duration::from_millis(2);
+
 /// Writes until nobody can come any more.
 fn follow(mut log: Log, waiting: &Receiver<Waiting>) {
-    while let Ok(first) = waiting.recv() {
-        log.write(std::iter::once(first).chain(waiting.try_iter().take(QUEUE_MAX)).collect());
+    let mut alone = true;
+    loop {
+        let next = match log.head_rests() {
+            Some(Duration::ZERO) => Err(RecvTimeoutError::Timeout),
+            Some(rest) => waiting.recv_timeout(rest),
+            None => waiting.recv().map_err(RecvTimeoutError::from),
+        };
+        let first = match next {
+            Ok(first) => first,
+            Err(RecvTimeoutError::Timeout) => {
+                sync_head(&mut log);
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => break sync_head(&mut log),
+        };
+        if !alone {
+            std::thread::sleep(GATHER);
+        }
+        let batch: Vec<_> = std::iter::once(first).chain(waiting.try_iter().take(QUEUE_MAX)).collect();
+        alone = batch.len() == 1;
+        log.write(batch);
+    }
+}
+
+fn sync_head(log: &mut Log) {
+    if let Err(error) = log.sync_head() {
+        tracing::warn!(%error, "the audit log's head is not on disk");
     }
 }
 

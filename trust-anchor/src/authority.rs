@@ -178,7 +178,8 @@ impl Authority {
         self.audit_log.append(entry, now).map_err(Refused::NotRecorded)
     }
 
-    /// Admits, decides and signs; the answer comes when it is on record. Reads and writes files: not for an async thread.
+    /// Admits, decides and signs; the answer, a refusal too, comes when it is on record. For a renewal that is a fraction
+    /// of a millisecond of arithmetic; a token is looked for in files, which is not for an async thread.
     pub(crate) fn answer(
         &self,
         request: &IssueRequest,
@@ -196,22 +197,22 @@ impl Authority {
                     let _ = answer.send(recorded.map(|()| reply));
                 });
             }
-            Err(refused) => {
-                if refused.is_denial() {
-                    self.denied(refused.reason(), refused.to_string(), caller, now);
-                }
-                let _ = answer.send(Err(refused));
+            Err(refused) if refused.is_denial() => {
+                let entry = denial(refused.reason(), refused.to_string(), caller);
+                self.audit_log.append_then(entry, now, move |outcome| {
+                    or_log(outcome, refused.reason());
+                    let _ = answer.send(Err(refused));
+                });
             }
+            Err(refused) => drop(answer.send(Err(refused))),
         }
         answered
     }
 
-    /// Records that somebody was told that he may not; he is told all the same if it cannot be recorded.
+    /// Records that somebody was told that he may not; he is told all the same if it cannot be recorded. Waits for the
+    /// disk: not for an async thread.
     pub(crate) fn denied(&self, subject: &str, detail: String, caller: Caller, now: SystemTime) {
-        let entry = Entry { event: "denial".into(), subject: subject.into(), detail, caller, ..Entry::default() };
-        if let Err(error) = self.audit_log.append(entry, now) {
-            tracing::error!(error, subject, "a denial is not in the audit log");
-        }
+        or_log(self.audit_log.append(denial(subject, detail, caller), now), subject);
     }
 
     fn sign(
@@ -297,6 +298,16 @@ impl Authority {
             }
         }
         reply
+    }
+}
+
+fn denial(subject: &str, detail: String, caller: Caller) -> Entry {
+    Entry { event: "denial".into(), subject: subject.into(), detail, caller, ..Entry::default() }
+}
+
+fn or_log(recorded: Result<u64, String>, subject: &str) {
+    if let Err(error) = recorded {
+        tracing::error!(error, subject, "a denial is not in the audit log");
     }
 }
 

@@ -4,8 +4,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
+use hawser_runtime::clock;
 use hawser_tunnel::kept::Kept;
+use tokio::time::Instant;
 
 use super::head::{HEAD, Head};
 use super::read::Reading;
@@ -26,9 +29,15 @@ pub(super) struct Log {
     log: File,
     head_file: File,
     head: Head,
+    /// When the head that was written has to be on disk, if it is not.
+    head_due: Option<Instant>,
     length: u64,
     segment: u64,
 }
+
+/// The head may be on disk this much later than the lines that it knows: a sync of its own for each would be every second
+/// one, and a process that is killed loses nothing that was written. After a loss of power it may know less than the log.
+const HEAD_LAG: Duration = Duration::from_secs(1);
 
 fn open(directory: &Path, name: &str) -> io::Result<File> {
     let path = directory.join(name);
@@ -44,9 +53,10 @@ impl Log {
         let head_file = open(directory, HEAD)?;
         File::open(directory)?.sync_all()?;
         let head = Head { seq: reading.entries, hash: reading.last.clone(), full: reading.full };
-        // It may be behind; it never falls behind further than one batch.
+        // It may be behind, by one batch after a crash and by HEAD_LAG after a loss of power.
         head.write(kept, &head_file)?;
-        Ok(Self { kept: kept.clone(), log, head_file, head, length: reading.length, segment })
+        head_file.sync_data()?;
+        Ok(Self { kept: kept.clone(), log, head_file, head, head_due: None, length: reading.length, segment })
     }
 
     /// Writes all that wait, and tells each what became of it.
@@ -91,12 +101,27 @@ impl Log {
         }
         (self.length, self.head) = (length, next);
         self.kept.allow()?;
-        self.head.write(&self.kept, &self.head_file)
+        self.head.write(&self.kept, &self.head_file)?;
+        self.head_due.get_or_insert_with(|| clock::monotonic() + HEAD_LAG);
+        Ok(())
+    }
+
+    /// How long nothing need be done for the head; `None`: not until there is another line.
+    pub(super) fn head_rests(&self) -> Option<Duration> {
+        self.head_due.map(|due| due.saturating_duration_since(clock::monotonic()))
+    }
+
+    /// Sees to it that the head is on disk.
+    pub(super) fn sync_head(&mut self) -> io::Result<()> {
+        self.head_due = None;
+        self.kept.allow()?;
+        self.head_file.sync_data()
     }
 
     /// The file is full: it gets its number, and another takes its place. The other is made first, so that a disk that
     /// is full changes nothing.
     fn turn(&mut self) -> io::Result<()> {
+        self.sync_head()?;
         let directory = self.kept.directory();
         // What a failure left behind the last line would be in the middle of the chain.
         self.log.set_len(self.length)?;

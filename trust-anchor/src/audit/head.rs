@@ -2,7 +2,7 @@
 //! key.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 
 use hawser_tunnel::kept::Kept;
@@ -41,16 +41,14 @@ impl Head {
         Ok(heads.max())
     }
 
-    /// Writes one of the copies; on disk when it returns.
-    pub(super) fn write(&self, kept: &Kept, mut file: &File) -> io::Result<()> {
+    /// Writes one of the copies; on disk when that is synced.
+    pub(super) fn write(&self, kept: &Kept, file: &File) -> io::Result<()> {
         let content = json!(self);
         let mac = kept.tag(HEAD, content.to_string().as_bytes());
         let mut text = json!({ "head": content, "mac": mac }).to_string();
         text.extend(std::iter::repeat_n(' ', SIZE.saturating_sub(text.len() + 1)));
         text.push('\n');
         let at = (self.seq % 2) * SIZE as u64;
-        file.write_all_at(text.as_bytes(), at)?;
-        file.flush()?;
-        file.sync_data()
+        file.write_all_at(text.as_bytes(), at)
     }
 }
