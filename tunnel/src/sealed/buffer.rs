@@ -10,16 +10,19 @@ use super::record::{KEY_UPDATE, RECORD};
 
 /// Room for one full record and a control record before it: what a connection with little to say uses.
 pub(crate) const SMALL: usize = RECORD + SLACK;
-/// Sixteen full records: large enough that the system calls no longer count, small enough for a core's own cache.
-pub(crate) const LARGE: usize = 16 * RECORD + SLACK;
+/// Full records in a large buffer. Each burst of bytes wakes its reader, which costs far more than the system call where
+/// that reader sleeps on another core; half a megabyte at a time is as good as a whole one, and a quarter much worse.
+pub(crate) const RECORDS: usize = 32;
+/// Small enough for a core's own cache.
+pub(crate) const LARGE: usize = RECORDS * RECORD + SLACK;
 /// A key update and an alert fit beside the data, and the longest record of a peer beside a short rest.
 const SLACK: usize = 512;
 const _: () = assert!(SLACK >= 2 * KEY_UPDATE && SMALL >= super::record::RECORD_MAX);
 
 /// Large buffers in use by all threads together (128 MiB); beyond this, connections make do with small ones.
-const LARGE_MAX: usize = 512;
+const LARGE_MAX: usize = 256;
 /// Kept per thread and size when nobody uses them: 2 MiB and 0.5 MiB.
-const KEPT_LARGE: usize = 8;
+const KEPT_LARGE: usize = 4;
 const KEPT_SMALL: usize = 32;
 
 static LARGE_IN_USE: AtomicUsize = AtomicUsize::new(0);

@@ -4,7 +4,7 @@ use std::io::{self, IoSliceMut};
 use std::task::{Context, Poll, ready};
 
 use super::app::App;
-use super::buffer::Buffer;
+use super::buffer::{Buffer, RECORDS};
 use super::inbox::broken;
 use super::record::{ALERT, HEADER, KEY_UPDATE, PAYLOAD_MAX, RECORD, RecordError, Records, TAIL};
 use super::wire;
@@ -96,7 +96,7 @@ impl Outbox {
             // Only when called with bytes unsent: to read nothing would look like the application's end.
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let mut slices: [IoSliceMut<'_>; 16] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
+        let mut slices: [IoSliceMut<'_>; RECORDS] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
         let mut count = 0;
         for (slot, record) in slices.iter_mut().zip(room.chunks_exact_mut(RECORD)) {
             *slot = IoSliceMut::new(record.get_mut(HEADER..HEADER + PAYLOAD_MAX).unwrap_or_default());
