@@ -33,7 +33,7 @@ impl ServiceImport {
 }
 
 /// See [`ServiceImport`]. Fields follow the exporting Services as the oldest export has them, ports as their union.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceImportSpec {
     /// Ports of all exporters.
@@ -79,9 +79,10 @@ pub struct ImportPort {
 }
 
 /// How a [`ServiceImport`] is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ImportType {
     /// By one address a family.
+    #[default]
     ClusterSetIP,
     /// By its endpoints' own addresses.
     Headless,

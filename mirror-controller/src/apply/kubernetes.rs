@@ -21,14 +21,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use hawser_api::{ClusterName, Namespace, labels};
+use hawser_api::{ClusterName, Namespace, ServiceKey, labels};
 use hawser_runtime::clock;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::lease::Leadership;
 use crate::plan::Plan;
-use crate::plan::owned::{ObjectKey, Owned};
+use crate::plan::owned::{ObjectKey, Owned, owned};
 use crate::world::{Store, Unwritten};
 use diff::{Group, Links, Wanted};
 use pacing::Pacing;
@@ -103,7 +103,7 @@ impl Apply {
     /// Makes some of what is to be made; whether there may be more that can be made now.
     async fn round(&self, wanted: &Wanted) -> bool {
         let compared = self.writer.known.look(|fill| {
-            let links = Links::new(fill, &wanted.plan.heard)?;
+            let links = Links::new(fill, &self.writer.own.0, &wanted.plan.heard)?;
             let groups = diff::diff(wanted, &links, fill);
             Some((links, groups))
         });
@@ -118,7 +118,7 @@ impl Apply {
         self.unwritten.lock().retain(|key, _| changed.contains(&(key.namespace.clone(), key.service.clone())));
         let more = groups.len() > ROUND;
         groups.truncate(ROUND);
-        let objects: BTreeMap<ObjectKey, Owned<'_>> = diff::mirrors(&wanted.plan).into_iter().collect();
+        let objects: BTreeMap<ObjectKey, Owned<'_>> = owned(&wanted.plan).into_iter().collect();
         let write = |group| self.group(group, &objects, wanted, &links);
         futures_util::stream::iter(&groups).for_each_concurrent(self.writers, write).await;
         self.tell();
@@ -135,7 +135,7 @@ impl Apply {
                 self.unwritten.lock().remove(&change.key);
                 continue;
             };
-            return self.failed(&group.name, &change.key, object, failure);
+            return self.failed(&group.name, &change.key, object.map(|object| (object, &*wanted.plan)), failure);
         }
         let now = clock::monotonic();
         if group.is_repair() {
@@ -145,7 +145,7 @@ impl Apply {
         }
     }
 
-    fn failed(&self, name: &Name, key: &ObjectKey, object: Option<&Owned<'_>>, failure: Failure) {
+    fn failed(&self, name: &Name, key: &ObjectKey, wanted: Option<(&Owned<'_>, &Plan)>, failure: Failure) {
         let now = clock::monotonic();
         let jitter = rand::random_range(0.5..1.0);
         let (after, reason) = match failure {
@@ -164,17 +164,28 @@ impl Apply {
         };
         self.pacing.lock().failed(name.clone(), now, after, jitter);
         let Some(reason) = reason else { return };
-        let metadata = object.map(Owned::metadata);
-        let label = metadata.and_then(|metadata| metadata.labels.get(labels::MIRROR_OF_CLUSTER));
-        let Some(cluster) = label.and_then(|name| name.parse::<ClusterName>().ok()) else {
-            return tracing::warn!(reason, "cannot be removed");
+        let Some(cluster) = wanted.and_then(|(object, plan)| self.concerned(key, object, plan)) else {
+            return tracing::warn!(reason, "what concerns no peer is not written, or something not removed");
         };
+        let metadata = wanted.map(|(object, _)| object.metadata());
         let service = metadata.and_then(|metadata| metadata.annotations.get(labels::MIRROR_OF_SERVICE));
-        let unwritten = Unwritten { cluster, service: service.cloned().unwrap_or_default(), reason };
+        let service = service.cloned().unwrap_or_else(|| format!("{}/{}", key.namespace, key.service));
+        let unwritten = Unwritten { cluster, service, reason };
         let known = self.unwritten.lock().insert(key.clone(), unwritten.clone());
         if known.as_ref() != Some(&unwritten) {
             tracing::warn!(reason = unwritten.reason, "a mirror is not written");
         }
+    }
+
+    /// The peer whose Link says that this is not written: of an import of several, the first.
+    fn concerned(&self, key: &ObjectKey, object: &Owned<'_>, plan: &Plan) -> Option<ClusterName> {
+        let label = |label: &str| object.metadata().labels.get(label)?.parse::<ClusterName>().ok();
+        let of_import = || {
+            let import = plan.imports.get(&ServiceKey::parse(key.namespace.as_str(), &key.service).ok()?)?;
+            let mut clusters = import.status.clusters.iter().filter_map(|one| one.cluster.parse::<ClusterName>().ok());
+            clusters.find(|cluster| *cluster != self.writer.own.0)
+        };
+        label(labels::MIRROR_OF_CLUSTER).or_else(of_import)
     }
 
     /// What could not be written goes into the world, and from there into the Links' statuses.

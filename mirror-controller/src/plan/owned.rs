@@ -5,7 +5,7 @@ use std::fmt;
 use hawser_api::objects::import::{ServiceImport, ServiceImportStatus};
 use hawser_api::objects::{EndpointSlice, Metadata, Service};
 use hawser_api::{Namespace, ServiceKey};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::Plan;
 
@@ -51,15 +51,25 @@ impl fmt::Display for ObjectKey {
 }
 
 /// One object that should exist.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Owned<'p> {
     /// A Service.
     Service(&'p Service),
     /// An EndpointSlice.
     EndpointSlice(&'p EndpointSlice),
     /// A ServiceImport, with where it stands.
-    ServiceImport(&'p ServiceImport, #[serde(skip)] &'p ServiceImportStatus),
+    ServiceImport(&'p ServiceImport, &'p ServiceImportStatus),
+}
+
+/// The object as it is applied: where it stands is written by itself.
+impl Serialize for Owned<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Service(service) => service.serialize(to),
+            Self::EndpointSlice(slice) => slice.serialize(to),
+            Self::ServiceImport(import, _) => import.serialize(to),
+        }
+    }
 }
 
 impl Owned<'_> {

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hawser_api::objects::core::{EndpointPortSpec, EndpointSpec, ServicePortSpec};
-use hawser_api::objects::{EndpointSlice, Metadata, Object, Service};
+use hawser_api::objects::import::SessionAffinity;
+use hawser_api::objects::{EndpointSlice, Metadata, Object, Service, ServiceImport};
 use hawser_api::{ClusterName, Namespace, labels};
 
 use super::mark;
@@ -12,6 +13,7 @@ use crate::plan::Plan;
 use crate::plan::owned::{Kind, ObjectKey, Owned, owned};
 use crate::watch::kubernetes::fill::{Entry, Fill, Kept};
 use crate::watch::kubernetes::kind::Kind as Watched;
+use crate::watch::kubernetes::read::Name;
 
 /// What is to be done about one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,8 +81,7 @@ pub struct Wanted {
 impl Wanted {
     /// Of this plan.
     pub fn new(plan: Arc<Plan>) -> Self {
-        let mirrors = mirrors(&plan);
-        let digests = mirrors.iter().map(|(key, object)| (whole(key), digest(object))).collect();
+        let digests = owned(&plan).iter().map(|(key, object)| (whole(key), digest(object))).collect();
         Self { plan, digests }
     }
 
@@ -94,14 +95,6 @@ fn whole(key: &ObjectKey) -> (Kind, Namespace, String) {
     (key.kind, key.namespace.clone(), key.name.clone())
 }
 
-/// The mirrors' objects among all that a plan owns. What belongs to no single Link (imports of several clusters) has no
-/// Link to be bound to.
-pub fn mirrors(plan: &Plan) -> Vec<(ObjectKey, Owned<'_>)> {
-    let mut all = owned(plan);
-    all.retain(|(_, object)| object.metadata().labels.contains_key(labels::MIRROR_OF_CLUSTER));
-    all
-}
-
 /// FNV-1a over the object's JSON: not for secrecy, only so that another object has another one.
 fn digest(object: &Owned<'_>) -> String {
     let text = serde_json::to_vec(object).unwrap_or_default();
@@ -111,11 +104,17 @@ fn digest(object: &Owned<'_>) -> String {
     format!("{hash:016x}")
 }
 
-/// The Links for which something may be made, or be taken away.
+/// For whom something may be made, or be taken away: Links, and Namespaces for what is of no single Link.
 #[derive(Debug, Default)]
 pub struct Links {
     // UID of each Link that stays and bears our finalizer.
     held: BTreeMap<String, String>,
+    // UIDs of all Links, whatever becomes of them.
+    all: BTreeSet<String>,
+    // UID of each Namespace; `None` where it is not known which there are, or there are no ServiceImports.
+    namespaces: Option<BTreeMap<String, String>>,
+    // This cluster's own name.
+    own: String,
     // UIDs of Links whose objects stay whatever the plan says: nothing has been heard of the peer yet, or what the Link
     // says is not in force.
     silent: BTreeSet<String>,
@@ -123,8 +122,9 @@ pub struct Links {
 
 impl Links {
     /// `None`: which Links there are is not known, and nothing may be done.
-    pub fn new(fill: &Fill, heard: &BTreeSet<ClusterName>) -> Option<Self> {
-        let mut links = Self::default();
+    pub fn new(fill: &Fill, own: &ClusterName, heard: &BTreeSet<ClusterName>) -> Option<Self> {
+        let mut links = Self { own: own.to_string(), ..Self::default() };
+        links.all = fill.links()?.map(|link| link.facts.uid.clone()).collect();
         for link in fill.links()?.filter(|link| !link.facts.leaving) {
             if link.facts.held() {
                 links.held.insert(link.name.to_owned(), link.facts.uid.clone());
@@ -133,12 +133,50 @@ impl Links {
                 links.silent.insert(link.facts.uid.clone());
             }
         }
+        if fill.is_listed(Watched::ServiceImport) && fill.is_listed(Watched::Namespace) {
+            let uid = |(name, entry): (&Name, &Entry)| (name.1.clone(), entry.facts.uid.clone());
+            links.namespaces = Some(fill.all(Watched::Namespace).map(uid).collect());
+        }
         Some(links)
     }
 
-    /// The UID to which what is made for this object's Link is bound; `None`: nothing is made for it now.
+    /// The UID to which this object is bound: its Link's, or, where it is of no single Link (an import of several
+    /// clusters, and what serves it here), its Namespace's. `None`: it is not made now.
     pub fn owner(&self, metadata: &Metadata) -> Option<&str> {
-        self.held.get(metadata.labels.get(labels::MIRROR_OF_CLUSTER)?).map(String::as_str)
+        let of_namespace = || self.namespaces.as_ref()?.get(metadata.namespace_or_default()).map(String::as_str);
+        match origin(metadata) {
+            Origin::Mirror(cluster) => self.held.get(cluster).map(String::as_str),
+            Origin::Import(Some(cluster)) if cluster != self.own => {
+                of_namespace().and_then(|_| self.held.get(cluster)).map(String::as_str)
+            }
+            Origin::Import(_) => of_namespace(),
+        }
+    }
+
+    /// Whether this object of ours stays though it is in no plan: of what it depends on too little is known.
+    fn keeps(&self, made: &Metadata) -> bool {
+        let Some(owner) = owner_of(made) else { return true };
+        match origin(made) {
+            // Any Link may be one of those that it is of.
+            Origin::Import(_) if !self.all.contains(owner) => self.namespaces.is_none() || !self.silent.is_empty(),
+            _ => self.silent.contains(owner),
+        }
+    }
+}
+
+/// What an object of ours is.
+enum Origin<'m> {
+    /// Of one peer's service.
+    Mirror(&'m str),
+    /// Of a service that several clusters may offer; of a slice, the cluster that serves it.
+    Import(Option<&'m str>),
+}
+
+fn origin(metadata: &Metadata) -> Origin<'_> {
+    let label = |label: &str| metadata.labels.get(label).map(String::as_str);
+    match label(labels::MIRROR_OF_CLUSTER) {
+        Some(cluster) => Origin::Mirror(cluster),
+        None => Origin::Import(label(labels::MCS_SOURCE_CLUSTER)),
     }
 }
 
@@ -149,7 +187,7 @@ pub fn diff(wanted: &Wanted, links: &Links, fill: &Fill) -> Vec<Group> {
         let group = changes.entry((key.namespace.clone(), key.service.clone())).or_default();
         group.push(Change { key, verb });
     };
-    for (key, object) in mirrors(&wanted.plan) {
+    for (key, object) in owned(&wanted.plan) {
         let Some(owner) = links.owner(object.metadata()) else { continue };
         let name = (key.namespace.to_string(), key.name.clone());
         let verb = match fill.get(watched(key.kind), &name) {
@@ -157,15 +195,17 @@ pub fn diff(wanted: &Wanted, links: &Links, fill: &Fill) -> Vec<Group> {
             Some(Entry { kept: Kept::Made(made), facts }) if has_others_ports(made, &object) => {
                 Verb::Ports { uid: facts.uid.clone(), version: facts.version }
             }
-            Some(Entry { kept: Kept::Made(made), facts }) => {
-                let applied = made.metadata().annotations.get(labels::APPLIED).map(String::as_str);
-                let same = owner_of(made) == Some(owner) && applied == wanted.digest(&key);
-                if same && covers(made, &object) {
-                    continue;
+            Some(Entry { kept, facts }) => match kept.made() {
+                Some(made) => {
+                    let applied = made.annotations.get(labels::APPLIED).map(String::as_str);
+                    let same = owner_of(made) == Some(owner) && applied == wanted.digest(&key);
+                    if same && covers(kept, &object) {
+                        continue;
+                    }
+                    Verb::Update { uid: facts.uid.clone(), repair: same }
                 }
-                Verb::Update { uid: facts.uid.clone(), repair: same }
-            }
-            Some(_) => Verb::Collide,
+                None => Verb::Collide,
+            },
         };
         add(key, verb);
     }
@@ -193,12 +233,11 @@ fn order(change: &Change) -> (bool, u8, &str) {
 /// What is ours and not wanted.
 fn stale(wanted: &Wanted, links: &Links, fill: &Fill) -> Vec<(ObjectKey, String)> {
     let mut stale = Vec::new();
-    for kind in [Kind::Service, Kind::EndpointSlice] {
+    for kind in [Kind::Service, Kind::EndpointSlice, Kind::ServiceImport] {
         for (name, entry) in fill.all(watched(kind)) {
-            let Kept::Made(made) = &entry.kept else { continue };
+            let Some(made) = entry.kept.made() else { continue };
             let Some(key) = key_of(kind, name, made) else { continue };
-            let silent = owner_of(made).is_some_and(|owner| links.silent.contains(owner));
-            if !silent && !entry.facts.leaving && wanted.digest(&key).is_none() {
+            if !links.keeps(made) && !entry.facts.leaving && wanted.digest(&key).is_none() {
                 stale.push((key, entry.facts.uid.clone()));
             }
         }
@@ -206,44 +245,60 @@ fn stale(wanted: &Wanted, links: &Links, fill: &Fill) -> Vec<(ObjectKey, String)
     stale
 }
 
-fn key_of(kind: Kind, name: &(String, String), made: &Object) -> Option<ObjectKey> {
+fn key_of(kind: Kind, name: &Name, made: &Metadata) -> Option<ObjectKey> {
     let service = match kind {
         Kind::Service | Kind::ServiceImport => name.1.clone(),
         // Somebody may have taken the label off.
-        Kind::EndpointSlice => made.metadata().labels.get(labels::SERVICE_NAME).unwrap_or(&name.1).clone(),
+        Kind::EndpointSlice => made.labels.get(labels::SERVICE_NAME).unwrap_or(&name.1).clone(),
     };
     Some(ObjectKey { namespace: name.0.parse().ok()?, service, kind, name: name.1.clone() })
 }
 
-/// The UID of the Link for which it was made.
-pub fn owner_of(made: &Object) -> Option<&str> {
-    let metadata = made.metadata();
-    mark::owner(&metadata.annotations, metadata.namespace_or_default(), &metadata.name)
+/// The UID of the Link for which it was made, or of the Namespace.
+pub fn owner_of(made: &Metadata) -> Option<&str> {
+    mark::owner(&made.annotations, made.namespace_or_default(), &made.name)
 }
 
 /// The same kind, as it is watched.
 pub fn watched(kind: Kind) -> Watched {
     match kind {
-        // Imports are not applied here: see `mirrors`.
-        Kind::Service | Kind::ServiceImport => Watched::Service,
+        Kind::Service => Watched::Service,
         Kind::EndpointSlice => Watched::EndpointSlice,
+        Kind::ServiceImport => Watched::ServiceImport,
     }
 }
 
 /// Whether what is there says everything that is wanted. What others added beside it is theirs.
-fn covers(made: &Object, wanted: &Owned<'_>) -> bool {
-    let (theirs, ours) = (made.metadata(), wanted.metadata());
+fn covers(kept: &Kept, wanted: &Owned<'_>) -> bool {
+    let (Some(theirs), ours) = (kept.made(), wanted.metadata()) else { return false };
     let has = |all: &BTreeMap<String, String>, some: &BTreeMap<String, String>| {
         some.iter().all(|(key, value)| all.get(key) == Some(value))
     };
     if !has(&theirs.labels, &ours.labels) || !has(&theirs.annotations, &ours.annotations) {
         return false;
     }
-    match (made, wanted) {
-        (Object::Service(made), Owned::Service(wanted)) => covers_service(made, wanted),
-        (Object::EndpointSlice(made), Owned::EndpointSlice(wanted)) => covers_slice(made, wanted),
+    match (kept, wanted) {
+        (Kept::Import(made), Owned::ServiceImport(wanted, _)) => covers_import(made, wanted),
+        (Kept::Made(made), _) => match (made.as_ref(), wanted) {
+            (Object::Service(made), Owned::Service(wanted)) => covers_service(made, wanted),
+            (Object::EndpointSlice(made), Owned::EndpointSlice(wanted)) => covers_slice(made, wanted),
+            _ => false,
+        },
         _ => false,
     }
+}
+
+/// An import is ours as a whole: nobody has anything to add.
+fn covers_import(made: &ServiceImport, wanted: &ServiceImport) -> bool {
+    let plain = |import: &ServiceImport| {
+        let mut spec = import.spec.clone();
+        for port in &mut spec.ports {
+            port.protocol.get_or_insert_with(|| protocol(None).to_owned());
+        }
+        spec.session_affinity = spec.session_affinity.or(Some(SessionAffinity::None));
+        spec
+    };
+    plain(made) == plain(wanted)
 }
 
 fn covers_service(made: &Service, wanted: &Service) -> bool {

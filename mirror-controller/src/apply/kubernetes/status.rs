@@ -1,4 +1,4 @@
-//! Statuses of Links and ServiceExports, at the objects themselves.
+//! Statuses of Links, ServiceExports and ServiceImports, at the objects themselves.
 //!
 //! What changes all the time (round trips, clocks) is written along with what matters, and never for its own sake: an API
 //! server is no place for a metric.
@@ -139,6 +139,16 @@ fn due(plan: &Plan, fill: &Fill) -> Vec<Due> {
         let Some(entry) = exports.get(&name) else { continue };
         let wanted = json!({ "conditions": dated(&entry.conditions, facts, &now) });
         due.extend(differing(Kind::ServiceExport, (Some(name.0), name.1), facts, wanted));
+    }
+    for (key, object) in &plan.imports {
+        let name = (key.namespace.to_string(), key.name.to_string());
+        // Somebody else's import has its own controller.
+        let Some(entry) = fill.get(Kind::ServiceImport, &name).filter(|entry| entry.kept.made().is_some()) else {
+            continue;
+        };
+        let Ok(Value::Object(mut wanted)) = serde_json::to_value(&object.status) else { continue };
+        wanted.insert("conditions".to_owned(), dated(&object.status.conditions, &entry.facts, &now));
+        due.extend(differing(Kind::ServiceImport, (Some(&name.0), &name.1), &entry.facts, Value::Object(wanted)));
     }
     due
 }

@@ -12,7 +12,7 @@ use super::diff::owner_of;
 use crate::kubernetes::MANAGER;
 use crate::lease::Leadership;
 use crate::watch::kubernetes::Known;
-use crate::watch::kubernetes::fill::{Fill, Kept};
+use crate::watch::kubernetes::fill::Fill;
 use crate::watch::kubernetes::kind::Kind;
 
 /// After a round.
@@ -49,12 +49,8 @@ pub fn holds(fill: &Fill) -> Vec<Hold> {
 }
 
 fn anything_of(fill: &Fill, uid: &str) -> bool {
-    let made = fill.all(Kind::Service).chain(fill.all(Kind::EndpointSlice));
-    made.filter_map(|(_, entry)| match &entry.kept {
-        Kept::Made(object) => owner_of(object),
-        _ => None,
-    })
-    .any(|owner| owner == uid)
+    let mut made = fill.all(Kind::Service).chain(fill.all(Kind::EndpointSlice));
+    made.any(|(_, entry)| entry.kept.made().and_then(owner_of) == Some(uid))
 }
 
 /// Runs until dropped.

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hawser_api::objects::load::{Problem, whole_file};
-use hawser_api::objects::{Cluster, Link, Object, Service, ServiceExport};
+use hawser_api::objects::{Cluster, Link, Metadata, Object, Service, ServiceExport, ServiceImport};
 use hawser_api::{Namespace, ServiceKey};
 use kube::runtime::watcher::Event;
 
@@ -71,6 +71,19 @@ pub enum Kept {
     Declared(Box<Object>),
     /// What we made.
     Made(Box<Object>),
+    /// A ServiceImport that we made.
+    Import(Box<ServiceImport>),
+}
+
+impl Kept {
+    /// Name, labels and annotations of what we made; `None`: it is somebody else's.
+    pub fn made(&self) -> Option<&Metadata> {
+        match self {
+            Self::Made(object) => Some(object.metadata()),
+            Self::Import(import) => Some(&import.metadata),
+            Self::There | Self::Pod(_) | Self::Declared(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -173,6 +186,11 @@ impl Fill {
         self.tables.iter().map(|(kind, table)| (*kind, table.standing.clone())).collect()
     }
 
+    /// Whether all of a kind has been listed, and can be watched.
+    pub fn is_listed(&self, kind: Kind) -> bool {
+        self.tables.get(&kind).is_some_and(|table| table.standing.listed)
+    }
+
     /// One object.
     pub fn get(&self, kind: Kind, name: &Name) -> Option<&Entry> {
         self.tables.get(&kind)?.known.get(name)
@@ -238,11 +256,7 @@ impl Fill {
     /// A Service that was never valid still has its name.
     fn claimed(&self) -> Vec<Object> {
         let claim = |(name, entry): (&Name, &Entry)| {
-            let metadata = hawser_api::objects::Metadata {
-                name: name.1.clone(),
-                namespace: name.0.parse().ok(),
-                ..Default::default()
-            };
+            let metadata = Metadata { name: name.1.clone(), namespace: name.0.parse().ok(), ..Metadata::default() };
             let service = Service {
                 api_version: "v1".to_owned(),
                 kind: "Service".to_owned(),
@@ -316,9 +330,10 @@ impl Table {
     /// What is to be kept of it; an invalid object leaves what was in force.
     fn entry(&mut self, seen: Seen) -> (Name, Entry) {
         let kept = match seen.said {
-            Said::Namespace | Said::Nothing => Kept::There,
+            Said::Namespace | Said::Others | Said::Nothing => Kept::There,
             Said::Pod(account) => Kept::Pod(account),
             Said::Made(object) => Kept::Made(object),
+            Said::Import(import) => Kept::Import(import),
             Said::Declared(Ok(object)) => {
                 self.problems.remove(&seen.name);
                 Kept::Declared(object)
@@ -370,7 +385,7 @@ impl Table {
 
 /// What we made ourselves is no part of the world, but for the addresses that it was given.
 fn concerns_world(before: Option<&Entry>, after: Option<&Entry>) -> bool {
-    let made = |entry: Option<&Entry>| matches!(entry, Some(Entry { kept: Kept::Made(_), .. }));
+    let made = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.kept.made().is_some());
     let only_made = (before.is_none() || made(before)) && (after.is_none() || made(after));
     let given = |entry: Option<&Entry>| entry.map(|entry| entry.facts.addresses.clone()).unwrap_or_default();
     match (before, after) {
@@ -382,7 +397,13 @@ fn concerns_world(before: Option<&Entry>, after: Option<&Entry>) -> bool {
 
 /// What we made, what stands in its way, and what we write statuses to.
 fn concerns_apply(kind: Kind, before: Option<&Entry>, after: Option<&Entry>) -> bool {
-    matches!(kind, Kind::Service | Kind::EndpointSlice | Kind::Link | Kind::ServiceExport) && before != after
+    let watched = match kind {
+        Kind::Service | Kind::EndpointSlice | Kind::Link | Kind::ServiceExport | Kind::ServiceImport => true,
+        // What is made for no Link is bound to the Namespace.
+        Kind::Namespace => true,
+        Kind::Pod | Kind::FailoverPolicy => false,
+    };
+    watched && before != after
 }
 
 impl Trouble {

@@ -15,6 +15,8 @@ pub enum Kind {
     Pod,
     /// MCS.
     ServiceExport,
+    /// MCS; only those that we made.
+    ServiceImport,
     /// Ours.
     Link,
     /// Ours.
@@ -23,12 +25,13 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Namespace,
         Self::Service,
         Self::EndpointSlice,
         Self::Pod,
         Self::ServiceExport,
+        Self::ServiceImport,
         Self::Link,
         Self::FailoverPolicy,
     ];
@@ -41,6 +44,7 @@ impl Kind {
             Self::EndpointSlice => ("discovery.k8s.io", &["v1"], "EndpointSlice"),
             Self::Pod => ("", &["v1"], "Pod"),
             Self::ServiceExport => ("multicluster.x-k8s.io", &["v1beta1", "v1alpha1"], "ServiceExport"),
+            Self::ServiceImport => ("multicluster.x-k8s.io", &["v1beta1"], "ServiceImport"),
             Self::Link => ("hawser.dev", &["v1alpha1"], "Link"),
             Self::FailoverPolicy => ("hawser.dev", &["v1alpha1"], "FailoverPolicy"),
         }
@@ -54,6 +58,7 @@ impl Kind {
             Self::EndpointSlice => "endpointslices",
             Self::Pod => "pods",
             Self::ServiceExport => "serviceexports",
+            Self::ServiceImport => "serviceimports",
             Self::Link => "links",
             Self::FailoverPolicy => "failoverpolicies",
         }
@@ -80,7 +85,7 @@ impl Kind {
     /// What to do when the API server does not know it.
     pub fn remedy_when_missing(self) -> &'static str {
         match self {
-            Self::ServiceExport | Self::Link | Self::FailoverPolicy => {
+            Self::ServiceExport | Self::ServiceImport | Self::Link | Self::FailoverPolicy => {
                 "install the definitions: hawser install --crds-only | kubectl apply --server-side -f -"
             }
             _ => "this is no API server of Kubernetes: correct `kubernetes.kubeconfig` or `kubernetes.context`",

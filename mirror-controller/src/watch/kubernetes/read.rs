@@ -6,8 +6,8 @@
 use std::net::IpAddr;
 
 use hawser_api::labels;
-use hawser_api::objects::Object;
 use hawser_api::objects::load::{self, Problem};
+use hawser_api::objects::{Object, ServiceImport, ServiceImportSpec};
 use hawser_api::{ClusterName, Namespace, TrustDomain};
 use kube::core::DynamicObject;
 use serde_json::{Map, Value, json};
@@ -40,6 +40,10 @@ pub enum Said {
     Declared(Result<Box<Object>, Vec<Problem>>),
     /// Something that bears our mark.
     Made(Box<Object>),
+    /// A ServiceImport that bears our mark.
+    Import(Box<ServiceImport>),
+    /// A ServiceImport of somebody else's.
+    Others,
     /// Nothing that concerns anybody here, whatever it said before.
     Nothing,
 }
@@ -93,14 +97,28 @@ pub fn seen(kind: Kind, api_version: &str, object: DynamicObject, own: &(Cluster
             let account = object.data.pointer("/spec/serviceAccountName").and_then(text);
             account.unwrap_or_else(|| "default".to_owned()).parse().map_or(Said::Nothing, Said::Pod)
         }
+        Kind::ServiceImport if ours(&object) => import(api_version, &object).map_or(Said::Others, Said::Import),
+        Kind::ServiceImport => Said::Others,
         Kind::EndpointSlice if !ours(&object) && !tied(&object) => Said::Nothing,
         _ => declared(kind, api_version, &object, own),
     };
     let facts = match (&said, kind) {
-        (Said::Made(_) | Said::Nothing, _) | (_, Kind::Link | Kind::ServiceExport) => facts(kind, api_version, &object),
+        (Said::Made(_) | Said::Import(_) | Said::Nothing, _)
+        | (_, Kind::Link | Kind::ServiceExport | Kind::Namespace) => facts(kind, api_version, &object),
         _ => Facts::default(),
     };
     Some(Seen { name, said, facts })
+}
+
+/// One that we made. Of one that somebody has made unreadable the name alone is known: it is not as it should be.
+fn import(api_version: &str, object: &DynamicObject) -> Option<Box<ServiceImport>> {
+    let value = reduced(Kind::ServiceImport, api_version, object);
+    let whole = serde_json::from_value(value.clone());
+    let import = whole.or_else(|_| {
+        let metadata = serde_json::from_value(value.get("metadata").cloned().unwrap_or_default())?;
+        serde_json::Result::Ok(ServiceImport::new(metadata, ServiceImportSpec::default()))
+    });
+    import.ok().map(Box::new)
 }
 
 /// It says which Service it belongs to.
@@ -194,11 +212,13 @@ fn facts(kind: Kind, api_version: &str, object: &DynamicObject) -> Facts {
         },
         addresses: addresses.filter_map(|ip| ip.as_str()?.parse().ok()).collect(),
         status: match kind {
-            Kind::Link | Kind::ServiceExport => object.data.get("status").cloned().unwrap_or(Value::Null),
+            Kind::Link | Kind::ServiceExport | Kind::ServiceImport => {
+                object.data.get("status").cloned().unwrap_or(Value::Null)
+            }
             _ => Value::Null,
         },
         api_version: match kind {
-            Kind::Link | Kind::ServiceExport => api_version.to_owned(),
+            Kind::Link | Kind::ServiceExport | Kind::ServiceImport => api_version.to_owned(),
             _ => String::new(),
         },
     }

@@ -6,8 +6,19 @@ use super::super::unlink::{Hold, holds};
 use super::*;
 use crate::plan::plan;
 use crate::plan::tests::{offer, offered};
-use crate::watch::kubernetes::fill::tests::{LINK_UID, link, listed, seen};
+use crate::watch::kubernetes::fill::tests::{LINK_UID, NAMESPACE_UID, link, seen};
 use crate::world::{PeerState, World};
+
+fn west() -> ClusterName {
+    "west".parse().unwrap()
+}
+
+/// What is made for a peer's services one by one.
+fn mirrors(plan: &Plan) -> Vec<(ObjectKey, Owned<'_>)> {
+    let mut all = owned(plan);
+    all.retain(|(_, object)| object.metadata().labels.contains_key(labels::MIRROR_OF_CLUSTER));
+    all
+}
 
 /// What is planned when east offers these services.
 fn planned(fill: &Fill, names: &[&str]) -> Plan {
@@ -18,18 +29,33 @@ fn planned(fill: &Fill, names: &[&str]) -> Plan {
     plan(&world).unwrap()
 }
 
+/// Where the definition of ServiceImports is missing: a Link to east, and nothing else.
+fn listed() -> Fill {
+    let mut fill = with_imports();
+    fill.forget(Watched::ServiceImport);
+    fill
+}
+
+/// Every kind has been listed.
+fn with_imports() -> Fill {
+    crate::watch::kubernetes::fill::tests::listed()
+}
+
 fn changes(wanted: &Wanted, fill: &Fill) -> Vec<Change> {
-    let Some(links) = Links::new(fill, &wanted.plan.heard) else { return Vec::new() };
+    let Some(links) = Links::new(fill, &west(), &wanted.plan.heard) else { return Vec::new() };
     diff(wanted, &links, fill).into_iter().flat_map(|group| group.changes).collect()
 }
 
 /// What the API server would hold after a change.
 fn object(change: &Change, wanted: &Wanted, version: u64) -> Value {
-    let object = mirrors(&wanted.plan).into_iter().find(|(key, _)| *key == change.key).unwrap().1;
+    let object = owned(&wanted.plan).into_iter().find(|(key, _)| *key == change.key).unwrap().1;
     let mut value = serde_json::to_value(&object).unwrap();
     value["metadata"]["uid"] = json!(format!("uid-{version}"));
     value["metadata"]["resourceVersion"] = json!(version.to_string());
-    value["metadata"]["annotations"]["hawser.dev/owner"] = json!(mark::of(LINK_UID, "shop", &change.key.name));
+    let of_link = object.metadata().labels.keys().any(|label| label == labels::MIRROR_OF_CLUSTER)
+        || object.metadata().labels.get(labels::MCS_SOURCE_CLUSTER).is_some_and(|cluster| cluster != "west");
+    let owner = if of_link { LINK_UID } else { NAMESPACE_UID };
+    value["metadata"]["annotations"]["hawser.dev/owner"] = json!(mark::of(owner, "shop", &change.key.name));
     value["metadata"]["annotations"]["hawser.dev/applied"] = json!(wanted.digest(&change.key));
     value
 }
@@ -171,7 +197,7 @@ fn nothing_goes_while_it_is_not_known_what_the_peer_offers_or_which_links_there_
     plan.heard = BTreeSet::new();
     assert_eq!(changes(&Wanted::new(Arc::new(plan)), &fill), []);
     let unlisted = crate::watch::kubernetes::fill::tests::fill();
-    assert!(Links::new(&unlisted, &BTreeSet::new()).is_none());
+    assert!(Links::new(&unlisted, &west(), &BTreeSet::new()).is_none());
 }
 
 #[test]
@@ -196,6 +222,94 @@ fn nothing_is_made_for_a_link_before_it_bears_the_finalizer() {
         holds(&fill),
         [Hold { link: "east".to_owned(), version: 6, finalizers: vec!["hawser.dev/unlink".to_owned()] }]
     );
+}
+
+const IMPORT_OF_A: [&str; 4] = [
+    "Service shop/a-clusterset",
+    "EndpointSlice shop/a.east-7443",
+    "EndpointSlice shop/a.east-7444",
+    "ServiceImport shop/a",
+];
+
+/// Of what is not a mirror.
+fn of_imports(changes: &[Change]) -> Vec<String> {
+    changes.iter().map(|change| change.key.to_string()).filter(|key| !key.contains("a-east")).collect()
+}
+
+#[test]
+fn an_import_is_made_with_its_service_and_slices_and_goes_with_them() {
+    let mut fill = with_imports();
+    let wanted = Wanted::new(Arc::new(planned(&fill, &["a"])));
+    assert_eq!(of_imports(&changes(&wanted, &fill)), IMPORT_OF_A);
+    carry_out(&mut fill, &wanted, &mut 100);
+    assert_eq!(changes(&wanted, &fill), []);
+    let nothing = Wanted::new(Arc::new(planned(&fill, &[])));
+    let mut gone = of_imports(&changes(&nothing, &fill));
+    gone.sort_unstable();
+    let mut all = IMPORT_OF_A.map(str::to_owned);
+    all.sort_unstable();
+    assert_eq!(gone, all);
+}
+
+#[test]
+fn an_import_that_was_changed_by_hand_comes_back_whole() {
+    for (field, value) in [
+        ("/spec/ports", json!([{ "port": 99 }])),
+        ("/spec/type", json!("Headless")),
+        ("/spec/ips", json!(["10.6.6.6"])),
+        ("/spec/type", json!("NotAType")),
+    ] {
+        let mut fill = with_imports();
+        let wanted = Wanted::new(Arc::new(planned(&fill, &["a"])));
+        carry_out(&mut fill, &wanted, &mut 100);
+        let key = owned(&wanted.plan).into_iter().find(|(key, _)| key.kind == Kind::ServiceImport).unwrap().0;
+        let mut there = object(&Change { key, verb: Verb::Create }, &wanted, 500);
+        let (parent, name) = field.rsplit_once('/').unwrap();
+        there.pointer_mut(parent).unwrap()[name] = value;
+        fill.hear(Watched::ServiceImport, Event::Apply(seen(Watched::ServiceImport, &there)));
+        let found = changes(&wanted, &fill);
+        assert!(matches!(&found[..], [Change { verb: Verb::Update { repair: true, .. }, .. }]), "{field}: {found:?}");
+    }
+}
+
+#[test]
+fn an_import_of_somebody_elses_is_left_as_it_is() {
+    let mut fill = with_imports();
+    let theirs = json!({ "apiVersion": "multicluster.x-k8s.io/v1beta1", "kind": "ServiceImport",
+        "metadata": { "name": "a", "namespace": "shop" }, "spec": { "type": "Headless", "ports": [] } });
+    fill.hear(Watched::ServiceImport, Event::Apply(seen(Watched::ServiceImport, &theirs)));
+    let wanted = Wanted::new(Arc::new(planned(&fill, &["a"])));
+    let found = changes(&wanted, &fill);
+    let verb = found.iter().find(|change| change.key.kind == Kind::ServiceImport).map(|change| &change.verb);
+    assert_eq!(verb, Some(&Verb::Collide));
+}
+
+#[test]
+fn nothing_of_an_import_goes_while_any_link_is_silent_or_it_is_not_known_which_imports_there_are() {
+    let mut fill = with_imports();
+    let wanted = Wanted::new(Arc::new(planned(&fill, &["a"])));
+    carry_out(&mut fill, &wanted, &mut 100);
+    let mut plan = planned(&fill, &[]);
+    plan.heard = BTreeSet::new();
+    assert_eq!(of_imports(&changes(&Wanted::new(Arc::new(plan)), &fill)), [""; 0]);
+    let nothing = Wanted::new(Arc::new(planned(&fill, &[])));
+    let mut unknown = fill;
+    unknown.forget(Watched::ServiceImport);
+    // What is bound to the Link alone goes with what the Link offers.
+    assert_eq!(of_imports(&changes(&nothing, &unknown)), &IMPORT_OF_A[1..3]);
+}
+
+#[test]
+fn a_link_that_is_deleted_takes_its_slices_of_imports_before_its_finalizer() {
+    let mut fill = with_imports();
+    let wanted = Wanted::new(Arc::new(planned(&fill, &["a"])));
+    carry_out(&mut fill, &wanted, &mut 100);
+    let leaving = link(&json!({ "deletionTimestamp": "2026-01-01T00:00:00Z", "resourceVersion": "6" }));
+    fill.hear(Watched::Link, Event::Apply(seen(Watched::Link, &leaving)));
+    assert_eq!(holds(&fill), []);
+    carry_out(&mut fill, &Wanted::new(Arc::new(Plan::default())), &mut 900);
+    assert_eq!(holds(&fill), [Hold { link: "east".to_owned(), version: 6, finalizers: Vec::new() }]);
+    assert_eq!(fill.all(Watched::ServiceImport).count() + fill.all(Watched::EndpointSlice).count(), 0);
 }
 
 proptest! {

@@ -7,6 +7,8 @@ use super::*;
 
 pub(crate) const LINK_UID: &str = "11111111-0000-0000-0000-000000000000";
 
+pub(crate) const NAMESPACE_UID: &str = "22222222-0000-0000-0000-000000000000";
+
 pub(crate) fn fill() -> Fill {
     let cluster = json!({ "apiVersion": "hawser.dev/v1alpha1", "kind": "Cluster", "metadata": { "name": "west" },
         "spec": { "fabricDomain": "example" } });
@@ -19,6 +21,14 @@ pub(crate) fn seen(kind: Kind, object: &Value) -> Seen {
     let version = object["apiVersion"].as_str().unwrap().to_owned();
     let object: DynamicObject = serde_json::from_value(object.clone()).unwrap();
     read::seen(kind, &version, object, &own).unwrap()
+}
+
+impl Fill {
+    /// As before this kind was ever listed, and certain that it is not to be had.
+    pub(crate) fn forget(&mut self, kind: Kind) {
+        let standing = Standing { listed: false, trouble: Some(Trouble::Missing) };
+        self.tables.insert(kind, Table { standing, ..Table::default() });
+    }
 }
 
 fn list(fill: &mut Fill, kind: Kind, objects: &[Value]) {
@@ -34,7 +44,9 @@ pub(crate) fn listed() -> Fill {
     let mut fill = fill();
     for kind in Kind::ALL {
         let objects = match kind {
-            Kind::Namespace => vec![json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "shop" } })],
+            Kind::Namespace => vec![
+                json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "shop", "uid": NAMESPACE_UID } }),
+            ],
             Kind::Link => vec![link(&json!({}))],
             _ => Vec::new(),
         };
