@@ -24,11 +24,14 @@ use hawser_tunnel::join::authority;
 use serde_json::Value;
 
 use crate::fabric::{self, Declared};
+use crate::get::{self, Resource};
 use crate::kubernetes::KubeArgs;
+use crate::page::text;
 use crate::print;
 use crate::state::{ClusterState, State, StateArg};
 
 mod kubernetes;
+mod status;
 
 /// Join clusters: with a one-time token, or on Kubernetes with a manifest.
 #[derive(Debug, Subcommand)]
@@ -73,6 +76,14 @@ pub(crate) enum Link {
     },
     /// List Links, and tokens that are still open or were used a moment ago.
     List {
+        #[command(flatten)]
+        here: Here,
+    },
+    /// Show where Links stand: conditions, gateways, round trip, and what was offered, taken and refused with the reason.
+    /// Fails if one of them is not ready.
+    Status {
+        /// This one only, as this cluster calls it.
+        peer: Option<ClusterName>,
         #[command(flatten)]
         here: Here,
     },
@@ -130,6 +141,12 @@ pub(crate) async fn run(command: &Link) -> Result<()> {
         }
         Link::Accept { token, name, told, here } => accept(&here.place()?, token, name.clone(), told).await,
         Link::List { here } => list(&here.place()?),
+        Link::Status { peer, here } => {
+            let state = State::existing(&here.state.state)?;
+            let place = here.place()?;
+            let rows = get::collect(&state, &place.name, Resource::Links).await?;
+            show(&rows, peer.as_ref(), place.name.as_str())
+        }
         Link::Revoke { peer, here } => {
             let revoked = link::revoke(&here.place()?.state.trust_anchor(), peer)?;
             print::out(format!("{revoked} {} taken back", if revoked == 1 { "token" } else { "tokens" }));
@@ -141,9 +158,11 @@ pub(crate) async fn run(command: &Link) -> Result<()> {
 impl Link {
     fn here(&self) -> &Here {
         match self {
-            Self::Create { here, .. } | Self::Accept { here, .. } | Self::List { here } | Self::Revoke { here, .. } => {
-                here
-            }
+            Self::Create { here, .. }
+            | Self::Accept { here, .. }
+            | Self::List { here }
+            | Self::Status { here, .. }
+            | Self::Revoke { here, .. } => here,
         }
     }
 }
@@ -164,10 +183,29 @@ async fn run_on_kubernetes(command: &Link) -> Result<()> {
         }
         Link::Accept { token, name, .. } => kubernetes::accept(&cluster, token, name.as_ref()).await,
         Link::List { .. } => kubernetes::list(&cluster).await,
+        Link::Status { peer, .. } => show(&kubernetes::rows(&cluster).await?, peer.as_ref(), &cluster.name),
         Link::Revoke { peer, .. } => {
             bail!("in Kubernetes clusters there are no tokens to take back\nhint: hawser unlink {peer} --context NAME")
         }
     }
+}
+
+/// Prints where these Links stand, or the one that is asked for.
+fn show(rows: &[Value], peer: Option<&ClusterName>, cluster: &str) -> Result<()> {
+    let asked = |row: &&Value| peer.is_none_or(|peer| text(row, "name") == peer.as_str());
+    let rows: Vec<&Value> = rows.iter().filter(asked).collect();
+    match (rows.is_empty(), peer) {
+        (true, Some(peer)) => bail!("{cluster} has no Link named {peer}\nhint: hawser link list"),
+        (true, None) => print::note("no links found"),
+        (false, _) => {
+            print::out(rows.iter().map(|row| status::describe(row)).collect::<Vec<_>>().join("\n").trim_end())
+        }
+    }
+    let bad: Vec<String> = rows.iter().filter(|row| !status::is_ready(row)).map(|row| text(row, "name")).collect();
+    if !bad.is_empty() {
+        bail!("not ready: {}\nhint: hawser check", bad.join(", "));
+    }
+    Ok(())
 }
 
 /// A cluster of this machine.

@@ -102,6 +102,9 @@ async fn two_clusters_are_linked_by_a_manifest_each_and_unlinked_again() -> Resu
     ensure!(west.field("orient", ".spec.trustDomain").await? == "east.example");
     let listed = east.hawser(&["link", "list"], "").await?;
     ensure!(listed.lines().any(|line| line.contains("west")), "{listed}");
+    // No mirror controller runs here.
+    refused(east.hawser(&["link", "status"], "").await, "not ready: west")?;
+    refused(east.hawser(&["link", "status", "north"], "").await, "no Link named north")?;
 
     // Once more with another address, as after a move: the same Link, changed.
     let moved = manifest.replace("192.0.2.7", "192.0.2.8");

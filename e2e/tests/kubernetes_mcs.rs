@@ -183,6 +183,72 @@ async fn this_clusters_own_export_is_united_with_a_peers_and_told_of_a_conflict(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_endpoint_of_a_headless_service_has_an_address_here_and_a_name_in_cluster_dns() -> Result<()> {
+    Fabric::test(Plan::over("tcp"), async |fabric| {
+        let endpoints = [(fabric.workload("east", 1), "server-0"), (fabric.workload("east", 2), "server-1")];
+        let service = Offered::http("shop/checkout", &endpoints);
+        let text = service.render().replacen("spec:\n  ports:", "spec:\n  clusterIP: None\n  ports:", 1);
+        fabric.write("east", &service.file(), &text)?;
+        fabric.up().await?;
+        let site = &Site::beside(fabric).await?;
+        site.apply(&site.link_object()).await?;
+        let controller = site.controller("a").await?;
+        let hosts = within(REPAIR * 3, "the import", async || hosts(site).await).await;
+        let (hosts, _) = hosts.map_err(|error| error.context(controller.last_words()))?;
+        let dns = CoreDns::start(&site.plane).await?;
+        let name = format!("checkout.{}.svc.clusterset.local", site.namespace);
+        within(REPAIR, "the names to be served", async || {
+            let mut all: Vec<String> = hosts.iter().map(|(_, address)| address.clone()).collect();
+            all.sort();
+            ensure!(dns.ask(&name, "A").await? == all, "{:?} for {all:?}", dns.ask(&name, "A").await?);
+            for (host, address) in &hosts {
+                let one = dns.ask(&format!("{host}.east.{name}"), "A").await?;
+                ensure!(one == [address.clone()], "{host}: {one:?} for {address}");
+            }
+            Ok(())
+        })
+        .await?;
+
+        // One of the two goes, and what stood for it here.
+        let one = Offered::http("shop/checkout", &endpoints[..1]);
+        let text = one.render().replacen("spec:\n  ports:", "spec:\n  clusterIP: None\n  ports:", 1);
+        fabric.write("east", &one.file(), &text)?;
+        within(REPAIR, "one address to be left", async || {
+            let left = dns.ask(&name, "A").await?;
+            ensure!(left.len() == 1 && hosts.iter().any(|(_, address)| left == [address.clone()]), "{left:?}");
+            let services = site.api::<Service>().list(&ListParams::default()).await?;
+            let names: Vec<_> = services.iter().map(ResourceExt::name_any).collect();
+            let standing = names.iter().filter(|name| hosts.iter().any(|(host, _)| name.contains(host.as_str())));
+            ensure!(standing.count() == 1, "{names:?}");
+            Ok(())
+        })
+        .await
+        .map(drop)
+    })
+    .await
+}
+
+/// The far endpoints of the headless import, by name with the IPv4 address that stands for each here; two, each with a
+/// Service of its own.
+async fn hosts(site: &Site) -> Result<Vec<(String, String)>> {
+    let import = imports(site).get("checkout").await?;
+    let at = |pointer: &str| import.data.pointer(pointer).cloned().unwrap_or_default();
+    ensure!(at("/spec/type") == "Headless" && at("/spec/ips").is_null(), "{}", import.data);
+    let of_import = "multicluster.kubernetes.io/service-name=checkout,multicluster.kubernetes.io/source-cluster=east";
+    let slices = site.api::<EndpointSlice>().list(&ListParams::default().labels(of_import)).await?;
+    let mut hosts = Vec::new();
+    for endpoint in slices.iter().filter(|slice| slice.address_type == "IPv4").flat_map(|slice| &slice.endpoints) {
+        let host = endpoint.hostname.clone().context("an endpoint without a name")?;
+        let service = site.api::<Service>().get(&format!("checkout-{host}-east")).await?;
+        let address = service.spec.and_then(|spec| spec.cluster_ip).context("no address yet")?;
+        ensure!(endpoint.addresses == [address.clone()], "{host}: {:?} for {address}", endpoint.addresses);
+        hosts.push((host, address));
+    }
+    ensure!(hosts.len() == 2, "{hosts:?}");
+    Ok(hosts)
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_somebody_elses_stays_as_it_is_and_the_links_status_says_what_is_in_the_way() -> Result<()> {
     Fabric::test(Plan::over("tcp"), async |fabric| {
         fabric.put("east", &offered(fabric, "checkout"))?;

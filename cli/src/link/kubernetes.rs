@@ -139,16 +139,20 @@ fn standing(link: &Value) -> Option<Standing> {
     })
 }
 
-/// Shows Links as `hawser get links` does, from their statuses.
-pub(super) async fn list(cluster: &Cluster) -> Result<()> {
+/// Links as `hawser get links` has them, from their statuses.
+pub(super) async fn rows(cluster: &Cluster) -> Result<Vec<Value>> {
     let row = |link: &Value| {
         json!({
             "inCluster": cluster.name, "name": text(link, "metadata.name"), "trustDomain": text(link, "spec.trustDomain"),
             "transport": text(link, "spec.transport"), "status": at(link, "status"),
         })
     };
-    let rows: Vec<Value> = links(cluster).await?.iter().map(row).collect();
-    get::show(Resource::Links, &rows, false);
+    Ok(links(cluster).await?.iter().map(row).collect())
+}
+
+/// Shows them as a table.
+pub(super) async fn list(cluster: &Cluster) -> Result<()> {
+    get::show(Resource::Links, &rows(cluster).await?, false);
     Ok(())
 }
 
