@@ -68,7 +68,11 @@ pub struct Controller {
 impl Site {
     /// With everything installed, a namespace of its own, and no Link yet.
     pub async fn beside(fabric: &Fabric) -> Result<Self> {
-        let plane = ControlPlane::shared("west").await?;
+        Self::at(ControlPlane::shared("west").await?, fabric).await
+    }
+
+    /// The same at a control plane that is not shared, for tests that do to it what others would notice.
+    pub async fn at(plane: Arc<ControlPlane>, fabric: &Fabric) -> Result<Self> {
         let client = plane.client().await?;
         plane.kubectl(&["apply", "--server-side", "-f", "-"], &install().await?).await?;
         eventually("Links to be served", async || plane.kubectl(&["get", "links"], "").await).await?;

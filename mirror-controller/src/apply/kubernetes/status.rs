@@ -23,7 +23,7 @@ use crate::lease::Leadership;
 use crate::plan::Plan;
 use crate::plan::statuses::condition;
 use crate::watch::kubernetes::Known;
-use crate::watch::kubernetes::fill::Fill;
+use crate::watch::kubernetes::fill::{Fill, Standing, Trouble};
 use crate::watch::kubernetes::kind::Kind;
 use crate::watch::kubernetes::read::Facts;
 
@@ -122,11 +122,13 @@ fn due(plan: &Plan, fill: &Fill) -> Vec<Due> {
     let now = jiff::Timestamp::try_from(clock::now()).unwrap_or_default();
     let now = Value::from(now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
     let mut due = Vec::new();
+    let readable = readable(&fill.standing());
     let planned: BTreeMap<&str, _> = plan.statuses.links.iter().map(|entry| (entry.name.as_str(), entry)).collect();
     for link in fill.links().into_iter().flatten().filter(|link| !link.facts.leaving) {
         let status = planned.get(link.name).map(|entry| entry.status.clone()).unwrap_or_default();
         let mut conditions = status.conditions.clone();
         conditions.push(valid(link.problems, planned.contains_key(link.name)));
+        conditions.push(readable.clone());
         let Ok(Value::Object(mut wanted)) = serde_json::to_value(&status) else { continue };
         wanted.insert("conditions".to_owned(), dated(&conditions, link.facts, &now));
         due.extend(differing(Kind::Link, (None, link.name), link.facts, Value::Object(wanted)));
@@ -160,6 +162,26 @@ fn valid(problems: &[Problem], in_force: bool) -> Condition {
     };
     let before = if in_force { "; what was in force stays" } else { "" };
     condition("Valid", false, "Invalid", format!("{problem}; {}{before}", problem.remedy))
+}
+
+/// Whether every kind can be read; if not, which cannot, and what to do. It says so at Links because that is where whoever
+/// misses something looks first.
+fn readable(standing: &[(Kind, Standing)]) -> Condition {
+    let trouble = |(kind, standing): &(Kind, Standing)| Some((*kind, standing.trouble.clone()?));
+    let troubled: Vec<_> = standing.iter().filter_map(trouble).collect();
+    let Some((_, first)) = troubled.first() else {
+        return condition("KindsReadable", true, "Readable", "every kind of object is watched");
+    };
+    let reason = match first {
+        Trouble::Missing => "Missing",
+        Trouble::Forbidden(_) => "Forbidden",
+        Trouble::Unreachable(_) => "Unreachable",
+    };
+    let tell = |(kind, trouble): &(Kind, Trouble)| {
+        let problem = trouble.problem(*kind);
+        format!("{problem}; {}", problem.remedy)
+    };
+    condition("KindsReadable", false, reason, troubled.iter().map(tell).collect::<Vec<_>>().join(". "))
 }
 
 /// Conditions as Kubernetes has them: each with the time at which its status became what it is.
@@ -236,6 +258,24 @@ mod tests {
         let differs = |status| differing(Kind::Link, (None, "east"), &facts, status).is_some();
         assert!(!differs(status(2, 310)) && !differs(status(2, 9_999)));
         assert!(differs(status(3, 310)));
+    }
+
+    #[test]
+    fn every_kind_that_cannot_be_read_is_named_with_what_to_do() {
+        let standing = |trouble| Standing { listed: true, trouble };
+        let fine = [(Kind::Service, standing(None)), (Kind::Link, standing(None))];
+        assert_eq!(readable(&fine).status, "True");
+        let amiss = [
+            (Kind::Service, standing(None)),
+            (Kind::Pod, standing(Some(Trouble::Forbidden("no".to_owned())))),
+            (Kind::FailoverPolicy, standing(Some(Trouble::Missing))),
+        ];
+        let told = readable(&amiss);
+        assert_eq!((told.status.as_str(), told.reason.as_str()), ("False", "Forbidden"));
+        for word in ["get, list and watch pods", "all failoverpolicies", "hawser install --crds-only"] {
+            assert!(told.message.contains(word), "{}", told.message);
+        }
+        assert!(!told.message.contains("services"), "{}", told.message);
     }
 
     #[test]

@@ -17,8 +17,7 @@ use super::read;
 /// Pauses between tries that failed. The longest is also how late a definition that was missing, or a permission, is
 /// noticed.
 const PAUSE: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::from_secs(5);
-/// Errors in a row after which it is listed anew: a version that the API server will never know again (its store was
-/// restored from an older state) is otherwise waited for without end.
+/// Errors in a row after which a kind counts as one that cannot be watched, and is listed anew.
 const RELIST_AFTER: u32 = 3;
 
 /// Watches one kind until dropped.
@@ -106,6 +105,9 @@ impl Watch {
                 return Then::Relist;
             }
             _ if self.failed >= RELIST_AFTER => (Trouble::Unreachable(error.to_string()), Then::Relist),
+            // The API server was away, and its store may come back in an older state. Of a version that it has not reached
+            // again it says nothing is wrong: it takes the watch and tells of nothing until it has.
+            _ if matches!(error, watcher::Error::WatchStartFailed(_)) => return Then::Relist,
             // One that breaks off and comes back is what watches do.
             _ => return Then::Resume,
         };
