@@ -52,7 +52,9 @@ async fn linked(services: &[&str], test: impl AsyncFnOnce(&Fabric, &Site) -> Res
 async fn exactly(site: &Site, names: &BTreeSet<String>) -> Result<()> {
     let services = site.api::<Service>().list(&ListParams::default()).await?;
     let there: BTreeSet<String> = services.iter().map(ResourceExt::name_any).collect();
-    let wanted: BTreeSet<String> = names.iter().map(|name| format!("{name}-east")).collect();
+    // A mirror, and what gives the import its address.
+    let of = |name: &String| [format!("{name}-east"), format!("{name}-clusterset")];
+    let wanted: BTreeSet<String> = names.iter().flat_map(of).collect();
     let (missing, extra) = (wanted.difference(&there).next(), there.difference(&wanted).next());
     ensure!(missing.is_none() && extra.is_none(), "{} Services; missing {missing:?}, left {extra:?}", there.len());
     let mut slices: BTreeMap<String, usize> = BTreeMap::new();
@@ -65,6 +67,10 @@ async fn exactly(site: &Site, names: &BTreeSet<String>) -> Result<()> {
     ensure!(slices.keys().eq(&wanted), "slices of {} Services, of {}", slices.len(), wanted.len());
     let doubled = slices.iter().find(|(_, number)| **number != 1);
     ensure!(doubled.is_none(), "doubled: {doubled:?}");
+    let listed = ["get", "serviceimports", "-n", &site.namespace, "-o", "jsonpath={.items[*].metadata.name}"];
+    let imports: BTreeSet<String> =
+        site.plane.kubectl(&listed, "").await?.split_whitespace().map(str::to_owned).collect();
+    ensure!(imports == *names, "{} imports of {}", imports.len(), names.len());
     Ok(())
 }
 
