@@ -88,7 +88,7 @@ mod tests {
                     { "type": "Ready", "status": ready, "reason": "Ready", "message": "in order" },
                     { "type": "CatalogFresh", "status": "Unknown", "reason": "Silent" }],
                 "gateways": [
-                    { "name": "g0", "address": "10.0.0.1:7443", "alive": true, "transport": "quic", "roundTripUs": 1250 },
+                    { "name": "g0", "address": "10.0.0.1:7443", "alive": true, "transport": "quic", "roundTripUs": 1300 },
                     { "name": "g1", "address": "10.0.0.2:7443", "alive": false, "transport": "tcp", "roundTripUs": 900 }],
                 "offered": 24, "imported": 2, "refused": refused,
             },
