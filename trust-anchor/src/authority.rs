@@ -179,22 +179,26 @@ impl Authority {
     }
 
     /// Admits, decides and signs; the answer, a refusal too, comes when it is on record. For a renewal that is a fraction
-    /// of a millisecond of arithmetic; a token is looked for in files, which is not for an async thread.
-    pub(crate) fn answer(
+    /// of a millisecond of arithmetic; a token is looked for in files, which is not for an async thread. `worked` is called
+    /// when only the disk is waited for, and what it gives is held until then, whoever has hung up.
+    pub(crate) fn answer<H: Send + 'static>(
         &self,
         request: &IssueRequest,
         reviewed: Option<Result<Reviewed, TokenRefused>>,
-        caller: Caller,
+        (caller, worked): (Caller, impl FnOnce() -> H),
         now: SystemTime,
     ) -> oneshot::Receiver<Result<IssueReply, Refused>> {
         let (answer, answered) = oneshot::channel();
-        match self.sign(request, reviewed, caller.clone(), now) {
+        let signed = self.sign(request, reviewed, caller.clone(), now);
+        let held = worked();
+        match signed {
             Ok((reply, entry)) => {
                 let record = Arc::clone(&self.record);
                 // Nobody waits here: who waits for the disk keeps no other from being served.
                 self.audit_log.append_then(entry.clone(), now, move |outcome| {
                     let recorded = outcome.map(|_| record.issued(&entry, now)).map_err(Refused::NotRecorded);
                     let _ = answer.send(recorded.map(|()| reply));
+                    drop(held);
                 });
             }
             Err(refused) if refused.is_denial() => {
@@ -202,6 +206,7 @@ impl Authority {
                 self.audit_log.append_then(entry, now, move |outcome| {
                     or_log(outcome, refused.reason());
                     let _ = answer.send(Err(refused));
+                    drop(held);
                 });
             }
             Err(refused) => drop(answer.send(Err(refused))),

@@ -191,18 +191,18 @@ impl Service {
             (Some(Attestation::ServiceAccountToken(token)), Some(api)) => Some(api.review(token, clock::now()).await),
             _ => None,
         };
-        let (_place, answered) = if let Some(Attestation::Renewal(_)) = &request.attestation {
-            // Here and now: to hand it to another thread and back would take half as long again as the work.
-            let answered = self.authority.answer(&request, reviewed, caller, clock::now());
+        // A caller that hangs up meanwhile frees no room: the work is still going on, or its line waits for the disk.
+        let worked = move || {
             place.worked();
-            (place, answered)
+            place
+        };
+        let answered = if let Some(Attestation::Renewal(_)) = &request.attestation {
+            // Here and now: to hand it to another thread and back would take half as long again as the work.
+            self.authority.answer(&request, reviewed, (caller, worked), clock::now())
         } else {
             let authority = Arc::clone(&self.authority);
             let signed = tokio::task::spawn_blocking(move || {
-                // A caller that hangs up meanwhile frees no room: the work is still going on.
-                let answered = authority.answer(&request, reviewed, caller, clock::now());
-                place.worked();
-                (place, answered)
+                authority.answer(&request, reviewed, (caller, worked), clock::now())
             });
             signed.await.map_err(|e| Refused::Failed(e.to_string()))?
         };
