@@ -6,6 +6,7 @@ use std::time::Duration;
 use hawser_api::Refusal;
 use hawser_runtime::{Process, clock};
 use hawser_tunnel::listen::{Entered, Incoming, Tunnel, TunnelListener};
+use hawser_tunnel::tls::VerifiedPeer;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
@@ -85,8 +86,8 @@ async fn tunnel(gateway: Arc<Gateway>, incoming: Incoming, slot: Slot, tasks: Ta
 /// longer come in.
 async fn opens(gateway: &Arc<Gateway>, mut tunnel: Tunnel, caller: &Arc<Caller>, tasks: &TaskTracker) {
     let mut changes = gateway.changes.subscribe();
-    let age = sleep(max_age(gateway, caller));
-    let renewed = renewed(gateway);
+    let age = sleep(max_age(caller));
+    let renewed = renewed(gateway, &caller.peer);
     tokio::pin!(age, renewed);
     let mut leaving = false;
     loop {
@@ -124,22 +125,15 @@ async fn opens(gateway: &Arc<Gateway>, mut tunnel: Tunnel, caller: &Arc<Caller>,
 
 /// Until our certificate is another than that of the tunnel, and a moment more: the peers of one gateway do not all come
 /// at once.
-async fn renewed(gateway: &Gateway) {
-    let own = || gateway.credentials.identity().and_then(|identity| identity.chain().first().cloned());
-    let (before, mut generation) = (own(), gateway.credentials.generation());
-    while own() == before {
-        if generation.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
+async fn renewed(gateway: &Gateway, peer: &VerifiedPeer) {
+    gateway.credentials.shows_another(peer).await;
     sleep(RENEWED.mul_f64(rand::random_range(0.0..1.0))).await;
 }
 
 /// Until the first of: the peer's certificate ends, ours ends, the maximum age.
-fn max_age(gateway: &Gateway, caller: &Caller) -> Duration {
+fn max_age(caller: &Caller) -> Duration {
     let now = clock::now();
-    let own = gateway.credentials.identity().map(|identity| identity.not_after());
-    let ends = own.into_iter().chain([caller.peer.not_after()]);
+    let ends = caller.peer.ours_not_after().into_iter().chain([caller.peer.not_after()]);
     ends.map(|end| end.duration_since(now).unwrap_or_default()).fold(TUNNEL_MAX_AGE, Duration::min)
 }
 

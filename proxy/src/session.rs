@@ -127,8 +127,7 @@ impl Sessions {
     fn review(&self, context: &Context, member: &Arc<Member>, session: &Arc<Session>, now: Instant) {
         let unused =
             session.idle_since().is_some_and(|since| now.saturating_duration_since(since) > context.settings.idle);
-        let own = context.credentials.identity();
-        let renewed = own.is_some_and(|identity| identity.not_after() != session.hold.life.own_not_after);
+        let renewed = !context.credentials.still_shows(&session.hold.peer);
         if unused || renewed || session.has_moved() || connect::is_past(session.hold.life.retire_at) {
             member.session.store(None);
         }

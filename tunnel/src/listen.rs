@@ -321,6 +321,7 @@ impl Incoming {
 }
 
 async fn tcp_handshake(socket: TcpStream, remote: SocketAddr, shared: &Shared) -> Result<Entered, HandshakeError> {
+    let ours = shared.credentials.identity();
     let session = match &shared.door {
         None => Session::accept(socket, shared.crypto.tls()?).await?,
         Some(door) => match greet(socket, remote, door, shared).await? {
@@ -328,7 +329,7 @@ async fn tcp_handshake(socket: TcpStream, remote: SocketAddr, shared: &Shared) -
             Greeted::Knock(knock) => return Ok(Entered::Knock(knock)),
         },
     };
-    let peer = shared.credentials.verified(session.peer_chain()?, &Expect::Trusted)?;
+    let peer = shared.credentials.verified(session.peer_chain()?, &Expect::Trusted, ours)?;
     Ok(Entered::Tunnel(Tunnel::over_tcp(session, peer, remote, &shared.config)))
 }
 
@@ -359,10 +360,11 @@ async fn quic_handshake(
     remote: SocketAddr,
     shared: &Shared,
 ) -> Result<Tunnel, HandshakeError> {
+    let ours = shared.credentials.identity();
     let config = shared.crypto.quic(remote.ip())?;
     let connecting = incoming.accept_with(config).map_err(|e| HandshakeError::from(&e))?;
     let connection = connecting.await.map_err(|e| HandshakeError::from(&e))?;
-    match shared.credentials.verified(&quic::peer_chain(&connection), &Expect::Trusted) {
+    match shared.credentials.verified(&quic::peer_chain(&connection), &Expect::Trusted, ours) {
         Ok(peer) => Ok(Tunnel::over_quic(connection, peer, remote, &shared.config)),
         Err(error) => {
             connection.close(quic::CUT, error.reason.as_bytes());

@@ -186,3 +186,12 @@ fn leaf_params(id: &SpiffeId, now: SystemTime, lifetime: Duration) -> Certificat
     params.not_after = (now + lifetime).into();
     params
 }
+
+/// Lets a future take its first steps, as far as they go without an answer.
+pub async fn begin(mut future: std::pin::Pin<&mut (impl Future<Output = impl Sized> + ?Sized)>) {
+    std::future::poll_fn(|context| {
+        assert!(future.as_mut().poll(context).is_pending(), "it is over already");
+        std::task::Poll::Ready(())
+    })
+    .await;
+}

@@ -106,6 +106,8 @@ pub struct VerifiedPeer {
     anchor: Fingerprint,
     authorities: Arc<[AuthorityId]>,
     keeps: Rules,
+    /// Who we were to it.
+    ours: Option<Arc<Identity>>,
     /// Counts this peer among the live ones until the last copy is dropped.
     _live: Arc<Counted>,
 }
@@ -132,6 +134,11 @@ impl VerifiedPeer {
     /// The leaf's serial number, lower-case hex.
     pub fn serial(&self) -> &str {
         &self.serial
+    }
+
+    /// When the certificate ends that we showed to it.
+    pub fn ours_not_after(&self) -> Option<SystemTime> {
+        self.ours.as_ref().map(|ours| ours.not_after())
     }
 
     /// The keys that its path rests on: the leaf's issuer first, the anchor last.
@@ -361,16 +368,18 @@ impl Credentials {
     }
 
     /// After a handshake has completed: the peer that its certificates name, by the same verifier and by what is
-    /// trusted now.
+    /// trusted now. `ours` is our [`identity`](Self::identity) as it was before the handshake's configuration was made,
+    /// so that a renewal during the handshake is not missed.
     pub(crate) fn verified(
         &self,
         chain: &[CertificateDer<'_>],
         expect: &Expect,
+        ours: Option<Arc<Identity>>,
     ) -> Result<VerifiedPeer, HandshakeError> {
         let svid = self.shared.snapshot.load().trust.verify(chain, expect, self.now())?;
         let _live = self.shared.live.count(&svid);
         let Svid { id, not_after, serial, anchor, authorities, keeps, .. } = svid;
-        Ok(VerifiedPeer { id, not_after, serial, anchor, authorities, keeps, _live })
+        Ok(VerifiedPeer { id, not_after, serial, anchor, authorities, keeps, ours, _live })
     }
 
     /// Whom a chain proves now, without a handshake: it says nothing about who holds the key.
@@ -404,6 +413,23 @@ impl Credentials {
     /// it. For who drains what is over.
     pub fn still_anchored(&self, peer: &VerifiedPeer) -> bool {
         self.shared.snapshot.load().trust.still_anchored(peer)
+    }
+
+    /// Whether we still are who we were to this peer. Where we have another certificate, what rests on the old one is not
+    /// to last until that ends: its issuer may wait to retire.
+    pub fn still_shows(&self, peer: &VerifiedPeer) -> bool {
+        let leaf = |identity: &Option<Arc<Identity>>| identity.as_ref().and_then(|own| own.chain().first().cloned());
+        leaf(&self.identity()) == leaf(&peer.ours)
+    }
+
+    /// Until we are not who we were to this peer. Cancellation-safe.
+    pub async fn shows_another(&self, peer: &VerifiedPeer) {
+        let mut generation = self.generation();
+        while self.still_shows(peer) {
+            if generation.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Every anchor in force: whose, which, and when it ends.

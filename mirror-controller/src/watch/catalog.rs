@@ -22,7 +22,7 @@ use hawser_runtime::clock;
 use hawser_tunnel::open::OpenRequest;
 use hawser_tunnel::pool::{Dialer, GatewayPath};
 use hawser_tunnel::sealed::{self, Driver};
-use hawser_tunnel::tls::{Credentials, Expect, Identity, VerifiedPeer};
+use hawser_tunnel::tls::{Credentials, Expect, VerifiedPeer};
 use http::{HeaderValue, Request};
 use prost::Message;
 use tokio::sync::watch;
@@ -111,7 +111,7 @@ enum Over {
     /// It broke, and this is why.
     Broken(Refusal),
     /// It was silent, and this one speaks.
-    Replaced(Session),
+    Replaced(Box<Session>),
 }
 
 impl Client {
@@ -170,7 +170,7 @@ impl Client {
                         first = session.gateway;
                         match self.hold(session, heard).await {
                             Over::Broken(trouble) => break trouble,
-                            Over::Replaced(next) => session = next,
+                            Over::Replaced(next) => session = *next,
                         }
                     }
                 }
@@ -193,7 +193,7 @@ impl Client {
             biased;
             over = self.follow(session, heard) => over,
             () = self.untrusted(&peer) => self.over("its certificate is not trusted any more"),
-            next = self.renewed(gateway, &peer, moved) => Over::Replaced(next),
+            next = self.renewed(gateway, &peer, moved) => Over::Replaced(Box::new(next)),
         }
     }
 
@@ -205,19 +205,12 @@ impl Client {
     }
 
     async fn renewed(&self, gateway: usize, peer: &VerifiedPeer, moved: Option<CancellationToken>) -> Session {
-        let own = self.credentials.identity();
-        let ends = own.as_ref().map_or(peer.not_after(), |own| own.not_after().min(peer.not_after()));
+        let ends = peer.ours_not_after().map_or(peer.not_after(), |own| own.min(peer.not_after()));
         let left = ends.duration_since(clock::now()).unwrap_or_default().min(SESSION_MAX);
-        let serial = |identity: &Arc<Identity>| identity.chain().first().cloned();
-        let same = |now: &Option<Arc<Identity>>| now.as_ref().map(serial) == own.as_ref().map(serial);
-        let mut generation = self.credentials.generation();
-        let due = Instant::now() + left * 3 / 4;
         // Without a tunnel that can be replaced this never fires.
         let moved = moved.unwrap_or_default();
-        while Instant::now() < due && same(&self.credentials.identity()) && !moved.is_cancelled() {
-            let changed = tokio::time::timeout_at(due, generation.changed());
-            let _ = moved.run_until_cancelled(changed).await;
-        }
+        let another = tokio::time::timeout(left * 3 / 4, self.credentials.shows_another(peer));
+        let _ = moved.run_until_cancelled(another).await;
         loop {
             // Not all links of all clusters at once.
             tokio::time::sleep(TRUST.mul_f64(rand::random_range(0.0..1.0))).await;
@@ -380,7 +373,7 @@ impl Client {
                 next = updates.next::<Update>() => next,
                 () = &mut acknowledge => continue,
                 session = &mut other, if !alone => match session {
-                    Ok(session) => return Over::Replaced(session),
+                    Ok(session) => return Over::Replaced(Box::new(session)),
                     Err(_) => {
                         alone = true;
                         continue;

@@ -10,6 +10,7 @@ use h2::server::Connection;
 use hawser_api::Code;
 use hawser_tunnel::sealed::{self, Accepted, SealedStream, SharedServer};
 use hawser_tunnel::stream::TunnelStream;
+use hawser_tunnel::tls::VerifiedPeer;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -152,20 +153,13 @@ impl Inbound {
         tokio::select! {
             () = self.context.process.drain.cancelled() => {}
             () = early => {}
-            () = self.renewed() => {}
+            () = self.renewed(&session.peer) => {}
         }
     }
 
     /// Until we have another certificate than now, and a moment more: not all callers come at once.
-    async fn renewed(&self) {
-        let credentials = &self.context.credentials;
-        let own = || credentials.identity().and_then(|identity| identity.chain().first().cloned());
-        let (before, mut generation) = (own(), credentials.generation());
-        while own() == before {
-            if generation.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
+    async fn renewed(&self, peer: &VerifiedPeer) {
+        self.context.credentials.shows_another(peer).await;
         tokio::time::sleep(RENEWED.mul_f64(rand::random_range(0.0..1.0))).await;
     }
 }

@@ -156,7 +156,6 @@ impl Sessions {
         let client_id = http::HeaderValue::from_str(peer.id().as_str())
             .map_err(|_| Refusal::new(Code::BadRequest, "the caller's identity is no header value", "issue another"))?;
         let cluster = cluster_of(peer.id(), context);
-        let own = context.credentials.identity();
         let mut live = self.live.lock();
         let caller = live.callers.get(peer.id()).cloned().unwrap_or_default();
         let full = live.sessions.len() >= self.limits.sessions;
@@ -167,7 +166,7 @@ impl Sessions {
         live.callers.insert(peer.id().clone(), caller.clone());
         let session = Arc::new(Session {
             client_id,
-            ends: own.map_or(peer.not_after(), |own| own.not_after().min(peer.not_after())),
+            ends: peer.ours_not_after().map_or(peer.not_after(), |own| own.min(peer.not_after())),
             cut: CancellationToken::new(),
             form,
             cluster,

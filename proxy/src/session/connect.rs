@@ -159,21 +159,21 @@ async fn seal(
     let connect = sealed::connect_shared(reached.stream, &context.credentials, &expect, settings.keepalive);
     let (client, driver) = in_time(settings.connect, connect).await?;
     path.server_id = Some(client.peer.id().clone());
-    let life = life(context, &client.peer);
+    let life = life(&client.peer);
     let session = Arc::new(Session::new(client, path, (reached.gateway, moved), life));
     drive(context, pool, member, &session, driver);
     Ok(session)
 }
 
-fn life(context: &Context, peer: &VerifiedPeer) -> Life {
+fn life(peer: &VerifiedPeer) -> Life {
     let now = clock::now();
-    let own = context.credentials.identity().map_or(now, |identity| identity.not_after());
+    let own = peer.ours_not_after().unwrap_or(now);
     Life::new(now, own, peer.not_after())
 }
 
 /// What a dedicated session to this peer rests on.
 pub(crate) fn hold(context: &Context, pool: &Pool, peer: &VerifiedPeer) -> Arc<Hold> {
-    let hold = Arc::new(Hold::new(peer.clone(), life(context, peer)));
+    let hold = Arc::new(Hold::new(peer.clone(), life(peer)));
     pool.track(&hold);
     still_trusted(context, &hold);
     hold

@@ -168,8 +168,6 @@ pub(super) struct Life {
     pub(super) not_after: SystemTime,
     /// When it gets no new streams any more, for that reason.
     pub(super) retire_at: SystemTime,
-    /// When our own leaf ends, which tells whether we have a newer one.
-    pub(super) own_not_after: SystemTime,
 }
 
 impl Life {
@@ -180,7 +178,7 @@ impl Life {
         // A minute lets most requests end by themselves; of a certificate that is as short as a test's, a quarter.
         let early = (left / 4).min(Duration::from_secs(60));
         let retire_at = not_after.checked_sub(early).unwrap_or(not_after).min(now + AGE_MAX);
-        Self { not_after, retire_at, own_not_after: own }
+        Self { not_after, retire_at }
     }
 }
 

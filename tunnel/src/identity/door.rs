@@ -127,10 +127,11 @@ impl IssuerServer {
         &self,
         socket: TcpStream,
     ) -> Result<Answered<impl AsyncRead + AsyncWrite + Unpin + Send + 'static>, HandshakeError> {
+        let ours = self.0.identity();
         let config = Arc::new(self.0.issuer_server_config(ALPN)?);
         let stream = TlsAcceptor::from(config).accept(socket).await?;
         let chain: Vec<CertificateDer<'static>> = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
-        let peer = if chain.is_empty() { None } else { Some(self.0.verified(&chain, &Expect::Trusted)?) };
+        let peer = if chain.is_empty() { None } else { Some(self.0.verified(&chain, &Expect::Trusted, ours)?) };
         Ok(Answered { stream, peer })
     }
 }

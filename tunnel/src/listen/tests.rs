@@ -15,7 +15,7 @@ use crate::open::{OpenRequest, OpenedAnswer, read_answer};
 use crate::quic::Link;
 use crate::stream::TunnelStream;
 use crate::tcp::OpenFailure;
-use crate::testing::{Pki, id};
+use crate::testing::{Pki, begin, id};
 
 const GATEWAY: &str = "/ns/hawser-system/sa/gateway";
 const SOON: Duration = Duration::from_secs(20);
@@ -503,4 +503,29 @@ async fn an_open_that_nobody_waits_for_any_more_is_reset() {
         }
         Err(error) => assert!(error.to_string().contains("stopped"), "{error}"),
     }
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_renewed_during_a_handshake_knows_what_the_tunnel_rests_on() {
+    let scene = Scene::new(ListenConfig::default()).await;
+    let gateway = scene.listener.shared.credentials.clone();
+    let handshake = async || {
+        let mut handshake = std::pin::pin!(scene.incoming().await.handshake());
+        begin(handshake.as_mut()).await;
+        gateway.set_identity(scene.pki.identity("east", GATEWAY));
+        handshake.await.unwrap()
+    };
+
+    let mut client = Client::new(scene.connect().await, &scene.west, &scene.expect());
+    let (tunnel, ()) = tokio::join!(handshake(), client.handshake());
+    assert!(!gateway.still_shows(tunnel.peer()), "over TCP");
+
+    let endpoint = quic::endpoint("127.0.0.1:0".parse().unwrap(), None).unwrap();
+    let expect = scene.expect();
+    let connect = Link::connect(&endpoint, scene.listener.local_addr(), &scene.west, &expect);
+    let (_link, tunnel) = tokio::join!(connect, handshake());
+    assert!(!gateway.still_shows(tunnel.peer()), "over QUIC");
+
+    let (_link, tunnel) = scene.link().await;
+    assert!(gateway.still_shows(tunnel.peer()), "the next one");
 }

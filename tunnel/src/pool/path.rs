@@ -131,7 +131,7 @@ impl Path {
         let credentials = &self.shared.credentials;
         let now = credentials.now();
         let left = |end: SystemTime| end.duration_since(now).unwrap_or_default();
-        let own = credentials.identity().map(|identity| left(identity.not_after())).unwrap_or_default();
+        let own = peer.ours_not_after().map(left).unwrap_or_default();
         let until = Instant::now() + lifetime.min(own).min(left(peer.not_after()));
         Terms { peer, generation, until }
     }
@@ -280,9 +280,10 @@ impl Path {
         let limit = self.shared.config.connect_timeout;
         let generation = self.generation();
         let connect = async {
+            let ours = self.shared.credentials.identity();
             let tls = self.shared.credentials.client_config(&self.expect, crate::handoff::ALPN)?;
             let session = Session::connect(self.gateway.address, tls).await?;
-            let peer = self.shared.credentials.verified(session.peer_chain()?, &self.expect)?;
+            let peer = self.shared.credentials.verified(session.peer_chain()?, &self.expect, ours)?;
             Ok::<_, HandshakeError>((session, peer))
         };
         let (session, peer) =

@@ -30,13 +30,14 @@ impl Link {
         credentials: &Credentials,
         expect: &Expect,
     ) -> Result<Self, HandshakeError> {
+        let ours = credentials.identity();
         let tls = credentials.client_config(expect, crate::handoff::ALPN)?;
         let config = client_config(tls, address.ip())?;
         let connecting = endpoint
             .connect_with(config, address, SERVER_NAME)
             .map_err(|e| HandshakeError { reason: "io", detail: e.to_string() })?;
         let connection = connecting.await.map_err(|e| HandshakeError::from(&e))?;
-        let peer = credentials.verified(&peer_chain(&connection), expect)?;
+        let peer = credentials.verified(&peer_chain(&connection), expect, ours)?;
         let (live, quiet) = Default::default();
         Ok(Self { connection, live, peer, quiet })
     }

@@ -107,9 +107,10 @@ pub async fn accept(
     deadline: Duration,
 ) -> Result<Accepted, HandshakeError> {
     let accept = async {
+        let ours = credentials.identity();
         let config = credentials.server_config(&[SHARED, DEDICATED])?;
         let session = handshake::server(stream, config).await?;
-        let peer = credentials.verified(&session.chain, &Expect::Trusted)?;
+        let peer = credentials.verified(&session.chain, &Expect::Trusted, ours)?;
         match session.alpn.as_slice() {
             SHARED => Ok(Accepted::Shared(shared::server(SealedStream::new(session), peer).await?)),
             DEDICATED => dedicated::accept(SealedStream::new(session), peer).await,
@@ -126,12 +127,13 @@ async fn connect(
     alpn: &[u8],
 ) -> Result<(SealedStream, VerifiedPeer), Refusal> {
     let connect = async {
+        let ours = credentials.identity();
         let config: Arc<_> = credentials.client_config(expect, alpn)?;
         let session: Handshaken = handshake::client(stream, config).await?;
         if session.alpn != alpn {
             return Err(no_alpn(&session.alpn));
         }
-        let peer = credentials.verified(&session.chain, expect)?;
+        let peer = credentials.verified(&session.chain, expect, ours)?;
         Ok((SealedStream::new(session), peer))
     };
     connect.await.map_err(|error| refusal(&error))

@@ -107,7 +107,7 @@ async fn quic_pair_of(network: &Network, (west, east, expect): &Fabric) -> (Link
     accepting.set_server_config(Some(config));
     let accept = async {
         let connection = accepting.accept().await.unwrap().await.unwrap();
-        let peer = east.verified(&quic::peer_chain(&connection), &Expect::Trusted).unwrap();
+        let peer = east.verified(&quic::peer_chain(&connection), &Expect::Trusted, None).unwrap();
         Tunnel::over_quic(connection, peer, addresses[0], &ListenConfig::default())
     };
     let (link, tunnel) = tokio::join!(Link::connect(&dialling, addresses[1], west, expect), accept);

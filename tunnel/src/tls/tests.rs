@@ -46,8 +46,8 @@ async fn both_ends_learn_whom_they_speak_with() {
     let (near, far) = handshake(&west, &expect, &east).await;
     let (near, far) = (near.unwrap(), far.unwrap());
 
-    let server = west.verified(near.get_ref().1.peer_certificates().unwrap(), &expect).unwrap();
-    let client = east.verified(far.get_ref().1.peer_certificates().unwrap(), &Expect::Trusted).unwrap();
+    let server = west.verified(near.get_ref().1.peer_certificates().unwrap(), &expect, None).unwrap();
+    let client = east.verified(far.get_ref().1.peer_certificates().unwrap(), &Expect::Trusted, None).unwrap();
     assert_eq!(server.id().as_str(), "spiffe://east.hawser.test/ns/shop/sa/checkout");
     assert_eq!(client.id().as_str(), "spiffe://west.hawser.test/ns/shop/sa/web");
     assert!(client.not_after() > clock());
@@ -206,12 +206,12 @@ fn a_peer_is_trusted_until_its_bundle_its_anchor_or_its_certificate_goes() {
     let pki = Pki::new();
     let west = pki.linked("west", "/a", &["east"]);
     let chain = pki.mint("east", "/b", Duration::from_secs(600)).chain;
-    let peer = west.verified(&chain, &Expect::Trusted).unwrap();
+    let peer = west.verified(&chain, &Expect::Trusted, None).unwrap();
     assert!(west.still_trusts(&peer));
 
     west.set_denied(Denials { identities: BTreeSet::from([peer.id().clone()]), ..Denials::default() });
     assert!(!west.still_trusts(&peer));
-    assert_eq!(west.verified(&chain, &Expect::Trusted).unwrap_err().reason, "denied");
+    assert_eq!(west.verified(&chain, &Expect::Trusted, None).unwrap_err().reason, "denied");
     west.set_denied(Denials::default());
     assert!(west.still_trusts(&peer));
 
@@ -256,9 +256,9 @@ fn an_older_bundle_is_refused_whole_and_an_empty_one_trusts_nobody() {
     west.set_anchors(&own, Anchors::Bundle(Bundle { sequence: 7, ..pki.bundle() }));
     let reasons = west.set_anchors(&own, Anchors::Bundle(Bundle { sequence: 6, ..Bundle::default() }));
     assert!(reasons.iter().any(|r| r.contains("lower than 7")), "{reasons:?}");
-    assert!(west.verified(&chain, &Expect::Trusted).is_ok());
+    assert!(west.verified(&chain, &Expect::Trusted, None).is_ok());
     assert!(west.set_anchors(&own, Anchors::Bundle(Bundle { sequence: 8, ..Bundle::default() })).is_empty());
-    let error = west.verified(&chain, &Expect::Trusted).unwrap_err();
+    let error = west.verified(&chain, &Expect::Trusted, None).unwrap_err();
     assert_eq!(error.reason, "untrusted");
 }
 

@@ -6,7 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
-use crate::tls::SERVER_NAME;
+use crate::testing::begin;
+use crate::tls::{Denials, SERVER_NAME};
 
 type Rustls = tokio_rustls::TlsStream<TcpStream>;
 
@@ -163,4 +164,44 @@ async fn an_idle_session_holds_no_buffer() {
         let idle = tokio::time::timeout(Duration::from_millis(10), ours.read(&mut byte)).await;
         assert!(idle.is_err() && !ours.inbox.holds_buffer() && !ours.outbox.holds_buffer());
     }
+}
+
+#[tokio::test]
+async fn who_is_renewed_during_a_handshake_knows_that_the_session_rests_on_the_old_certificate() {
+    let pki = Pki::new();
+    let client = pki.credentials("west", "/ns/shop/sa/web");
+    let server = pki.credentials("west", "/ns/shop/sa/checkout");
+    let (near, far) = tcp_pair().await;
+    let mut accepting = std::pin::pin!(accept(far.into(), &server, DEADLINE));
+    begin(accepting.as_mut()).await;
+    let mut connecting = std::pin::pin!(connect_shared(near.into(), &client, &Expect::Trusted, DEADLINE));
+    begin(connecting.as_mut()).await;
+    client.set_identity(pki.identity("west", "/ns/shop/sa/web"));
+    server.set_identity(pki.identity("west", "/ns/shop/sa/checkout"));
+
+    let connect = async {
+        let (client, driver) = connecting.await.unwrap();
+        (client, tokio::spawn(driver))
+    };
+    let ((near, driver), far) = in_time(async { tokio::join!(connect, accepting) }).await;
+    let Accepted::Shared(far) = far.unwrap() else { panic!("a dedicated session") };
+    for (credentials, peer) in [(&client, &near.peer), (&server, &far.peer)] {
+        assert!(!credentials.still_shows(peer), "{}", peer.id());
+        in_time(credentials.shows_another(peer)).await;
+    }
+    driver.abort();
+}
+
+#[tokio::test]
+async fn a_session_rests_on_the_certificate_of_now_until_there_is_another() {
+    let ends = Ends::new();
+    let (client, driver, server) = ends.shared(DEADLINE).await;
+    assert!(ends.client.still_shows(&client.peer) && ends.server.still_shows(&server.peer));
+    let mut another = std::pin::pin!(ends.server.shows_another(&server.peer));
+    begin(another.as_mut()).await;
+    ends.server.set_denied(Denials::default());
+    begin(another.as_mut()).await;
+    ends.server.set_identity(Pki::new().identity("west", "/ns/shop/sa/checkout"));
+    in_time(another).await;
+    drop(driver);
 }

@@ -100,7 +100,8 @@ fn a_peer_with_authorities_of_another_make_is_understood_by_its_own_bundle() {
         let (_, west) = west();
         let shape = make(&domain("east"));
         assert_eq!(west.set_anchors(&domain("east"), bundle(&[&shape.anchor])), [] as [String; 0], "{what}");
-        let peer = west.verified(&shape.chain, &Expect::Trusted).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let peer =
+            west.verified(&shape.chain, &Expect::Trusted, None).unwrap_or_else(|error| panic!("{what}: {error}"));
         assert!(west.still_trusts(&peer));
         assert_eq!(peer.id().trust_domain(), domain("east"));
         assert_eq!(peer.authorities().len(), shape.chain.len(), "{what}: an authority is not counted");
@@ -191,7 +192,7 @@ fn a_root_that_two_peers_of_one_fabric_share_is_held_to_our_profile_for_both() {
     assert!(west.set_anchors(&domain("east"), shared()).is_empty());
     let chain = |of: &str| fabric.mint(of, "/b", Duration::from_secs(600)).chain;
     let (east, north) = (chain("east"), chain("north"));
-    let live = west.verified(&east, &Expect::Trusted).unwrap();
+    let live = west.verified(&east, &Expect::Trusted, None).unwrap();
     assert!(west.set_anchors(&domain("north"), shared()).is_empty());
     assert!(west.proves(&east).is_ok() && west.proves(&north).is_ok());
     assert!(west.still_trusts(&live), "it keeps our profile too");
@@ -209,7 +210,7 @@ fn an_anchor_that_turns_out_to_be_shared_is_strict_for_whoever_is_live_too() {
     let issuer = Certificate::authority("plain", &plain, "upstream root", &top, clock()).signed_by(&top);
     let chain = [leaf(&domain("east"), "plain", &plain), issuer];
     west.set_anchors(&domain("east"), bundle(&[&anchor]));
-    let live = west.verified(&chain, &Expect::Trusted).unwrap();
+    let live = west.verified(&chain, &Expect::Trusted, None).unwrap();
     assert_eq!(west.proves(&chain).unwrap().keeps, Rules::Spiffe);
     assert!(west.set_anchors(&domain("north"), bundle(&[&anchor])).is_empty());
     assert!(west.proves(&chain).is_err());
@@ -272,7 +273,7 @@ fn an_authority_that_is_another_peers_anchor_mints_nothing_below_a_dedicated_anc
     let nested = Certificate::authority("nested", &key, "upstream root", &top, clock()).signed_by(&top);
     let chain = [leaf(&domain("east"), "nested", &key), nested.clone()];
     west.set_anchors(&domain("east"), bundle(&[&anchor]));
-    let live = west.verified(&chain, &Expect::Trusted).unwrap();
+    let live = west.verified(&chain, &Expect::Trusted, None).unwrap();
     assert!(west.set_anchors(&domain("north"), bundle(&[&nested])).is_empty());
     let error = west.proves(&chain).unwrap_err();
     assert!(error.to_string().contains("anchor of another trust domain"), "{error}");

@@ -26,11 +26,11 @@ fn scene() -> Scene {
 /// Who is still taken, of: the one, the same identity with another leaf, its neighbour, somebody of our own.
 fn taken(scene: &Scene, denied: Denials) -> [bool; 4] {
     let chains = [&scene.chain, &scene.again, &scene.neighbour, &scene.own];
-    let live = chains.map(|chain| scene.west.verified(chain, &Expect::Trusted).unwrap());
+    let live = chains.map(|chain| scene.west.verified(chain, &Expect::Trusted, None).unwrap());
     let generation = *scene.west.generation().borrow();
     scene.west.set_denied(denied);
     assert_eq!(*scene.west.generation().borrow(), generation + 1, "nobody is told to look again");
-    let taken = chains.map(|chain| match scene.west.verified(chain, &Expect::Trusted) {
+    let taken = chains.map(|chain| match scene.west.verified(chain, &Expect::Trusted, None) {
         Ok(_) => true,
         Err(error) => {
             assert_eq!(error.reason, "denied", "{error}");
@@ -110,7 +110,7 @@ async fn who_is_denied_is_refused_in_the_handshake_on_both_sides() {
     let east = pki.linked("east", "/b", &["west"]);
     let (near, far) = handshake(&west, &Expect::Trusted, &east).await;
     let serial = |credentials: &Credentials, of: &str, chain: &[CertificateDer<'_>]| {
-        (domain(of), credentials.verified(chain, &Expect::Trusted).unwrap().serial().to_owned())
+        (domain(of), credentials.verified(chain, &Expect::Trusted, None).unwrap().serial().to_owned())
     };
     let server = serial(&west, "east", near.unwrap().get_ref().1.peer_certificates().unwrap());
     let client = serial(&east, "west", far.unwrap().get_ref().1.peer_certificates().unwrap());

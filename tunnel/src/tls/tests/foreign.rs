@@ -70,7 +70,7 @@ async fn serve_one(listener: &TcpListener, credentials: &Credentials) -> Result<
     assert_eq!(session.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Full));
     session.write_all(b"world\n").await?;
     session.shutdown().await?;
-    credentials.verified(session.get_ref().1.peer_certificates().unwrap(), &Expect::Trusted)
+    credentials.verified(session.get_ref().1.peer_certificates().unwrap(), &Expect::Trusted, None)
 }
 
 async fn s_client(address: &str, files: Option<&Files>, more: &[&str]) -> String {
@@ -172,7 +172,7 @@ async fn an_openssl_server_takes_our_certificate_and_its_tickets_are_left_alone(
         timeout(PATIENCE, session.read_exact(&mut answer)).await.unwrap().unwrap();
         assert_eq!(&answer, b"olleh\n");
         assert_eq!(session.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Full));
-        let peer = west.verified(session.get_ref().1.peer_certificates().unwrap(), &expect).unwrap();
+        let peer = west.verified(session.get_ref().1.peer_certificates().unwrap(), &expect, None).unwrap();
         assert_eq!(*peer.id(), id("east", "/ns/shop/sa/checkout"));
     }
     // Another identity of the same cluster is not the one that was called.

@@ -17,7 +17,7 @@ fn nothing_is_counted_before_a_peer_lives_or_after_its_last_copy_is_gone() {
     assert_eq!(west.proves(&chain).unwrap().authorities.len(), 2);
     assert_eq!(west.dependences(), [], "who was only looked at is not live");
 
-    let peer = west.verified(&chain, &Expect::Trusted).unwrap();
+    let peer = west.verified(&chain, &Expect::Trusted, None).unwrap();
     let copy = peer.clone();
     let before = west.dependences();
     assert_eq!(before.iter().map(|d| d.live).collect::<Vec<_>>(), [1, 1], "one on the intermediate, one on the root");
@@ -33,7 +33,7 @@ fn a_chain_that_was_proved_before_counts_like_one_that_was_not() {
     let west = pki.credentials("west", "/a");
     let chain = pki.mint("west", "/b", Duration::from_secs(600)).chain;
     // The first proves, the others find it proved: each is a live peer of its own.
-    let peers: Vec<_> = (0..3).map(|_| west.verified(&chain, &Expect::Trusted).unwrap()).collect();
+    let peers: Vec<_> = (0..3).map(|_| west.verified(&chain, &Expect::Trusted, None).unwrap()).collect();
     assert_eq!(west.dependences().iter().map(|d| d.live).collect::<Vec<_>>(), [3, 3]);
     drop(peers);
     assert_eq!(west.dependences(), []);
@@ -44,9 +44,9 @@ fn who_was_refused_is_not_counted() {
     let pki = Pki::new();
     let west = pki.credentials("west", "/a");
     let chain = pki.mint("west", "/b", Duration::from_secs(600)).chain;
-    assert!(west.verified(&chain, &only(id("west", "/c"))).is_err());
+    assert!(west.verified(&chain, &only(id("west", "/c")), None).is_err());
     west.set_denied(Denials { identities: [id("west", "/b")].into(), ..Denials::default() });
-    assert!(west.verified(&chain, &Expect::Trusted).is_err());
+    assert!(west.verified(&chain, &Expect::Trusted, None).is_err());
     assert_eq!(west.dependences(), []);
 }
 
@@ -56,7 +56,7 @@ fn each_trust_domain_is_counted_by_itself_and_knows_when_its_last_is_over() {
     let west = pki.linked("west", "/a", &["east"]);
     let live = |cluster, seconds| {
         let chain = pki.mint(cluster, "/b", Duration::from_secs(seconds)).chain;
-        west.verified(&chain, &Expect::Trusted).unwrap()
+        west.verified(&chain, &Expect::Trusted, None).unwrap()
     };
     let (short, long, own) = (live("east", 60), live("east", 600), live("west", 300));
     let root = *short.authorities().last().unwrap();
@@ -77,7 +77,7 @@ fn the_count_outlives_the_anchors_that_it_is_about() {
     let pki = Pki::new();
     let west = pki.linked("west", "/a", &["east"]);
     let chain = pki.mint("east", "/b", Duration::from_secs(600)).chain;
-    let peer = west.verified(&chain, &Expect::Trusted).unwrap();
+    let peer = west.verified(&chain, &Expect::Trusted, None).unwrap();
     west.remove_anchors(&domain("east"));
     assert!(!west.still_trusts(&peer));
     assert_eq!(west.dependences().len(), 2, "it is not cut yet, so it still rests on them");
@@ -115,7 +115,7 @@ fn a_peer_whose_time_is_over_is_not_trusted_but_still_anchored() {
     let pki = Pki::new();
     let west = pki.linked("west", "/a", &["east"]);
     let chain = pki.mint("east", "/b", Duration::from_secs(600)).chain;
-    let peer = west.verified(&chain, &Expect::Trusted).unwrap();
+    let peer = west.verified(&chain, &Expect::Trusted, None).unwrap();
     let over = VerifiedPeer { not_after: clock() - Duration::from_secs(1), ..peer };
     assert!(!west.still_trusts(&over));
     assert!(west.still_anchored(&over));

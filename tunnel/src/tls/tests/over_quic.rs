@@ -48,8 +48,8 @@ async fn both_ends_learn_whom_they_speak_with() {
     let expect = only(id("east", "/b"));
     let (near, far) = connect(&west, &expect, &east).await;
     let (near, far) = (near.unwrap(), far.unwrap());
-    assert_eq!(*west.verified(&certificates(&near), &expect).unwrap().id(), id("east", "/b"));
-    assert_eq!(*east.verified(&certificates(&far), &Expect::Trusted).unwrap().id(), id("west", "/a"));
+    assert_eq!(*west.verified(&certificates(&near), &expect, None).unwrap().id(), id("east", "/b"));
+    assert_eq!(*east.verified(&certificates(&far), &Expect::Trusted, None).unwrap().id(), id("west", "/a"));
 }
 
 #[tokio::test]

@@ -111,8 +111,8 @@ fn what_was_proved_by_other_anchors_is_forgotten_with_them() {
     let west = pki.linked("west", "/a", &["east"]);
     let chain = pki.mint("east", "/b", Duration::from_secs(600)).chain;
     for _ in 0..2 {
-        west.verified(&chain, &Expect::Trusted).unwrap();
+        west.verified(&chain, &Expect::Trusted, None).unwrap();
     }
     west.set_anchors(&domain("east"), Anchors::Bundle(stranger.bundle()));
-    assert_eq!(west.verified(&chain, &Expect::Trusted).unwrap_err().reason, "untrusted");
+    assert_eq!(west.verified(&chain, &Expect::Trusted, None).unwrap_err().reason, "untrusted");
 }
