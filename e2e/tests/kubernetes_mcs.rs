@@ -141,6 +141,64 @@ async fn a_peers_export_is_an_import_that_cluster_dns_serves_at_one_address_for_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_service_and_the_slices_behind_an_import_are_put_back_at_the_address_that_they_had() -> Result<()> {
+    linked(async |_, site, controller| {
+        let addresses = imported(site, &["east"], &[80]).await.map_err(|e| e.context(controller.last_words()))?;
+        let derived = site.api::<Service>();
+        let ports = async || {
+            let ports = derived.get("checkout-clusterset").await?.spec.and_then(|spec| spec.ports).unwrap_or_default();
+            anyhow::Ok(ports.iter().map(|port| port.port).collect::<Vec<_>>())
+        };
+        // Deleted, it is again where those who know the address look for it, and stays there.
+        for _ in 0..2 {
+            derived.delete("checkout-clusterset", &DeleteParams::default()).await?;
+            ensure!(imported(site, &["east"], &[80]).await? == addresses, "another address");
+            let drift = Patch::Merge(json!({ "spec": { "ports": [{ "port": 99 }] } }));
+            derived.patch("checkout-clusterset", &PatchParams::default(), &drift).await?;
+            within(REPAIR, "the ports to be put back", async || {
+                let ports = ports().await?;
+                ensure!(ports == [80], "{ports:?}");
+                Ok(())
+            })
+            .await?;
+            ensure!(imported(site, &["east"], &[80]).await? == addresses, "another address after an update");
+        }
+
+        let slices = site.api::<EndpointSlice>();
+        let of_import = ListParams::default().labels("multicluster.kubernetes.io/service-name=checkout");
+        let gateway = [site.gateway.ip().to_string()];
+        let slice = slices.list(&of_import).await?.items.pop().context("no slice")?.name_any();
+        let drift = Patch::Merge(json!({ "endpoints": [{ "addresses": ["203.0.113.9"] }] }));
+        slices.patch(&slice, &PatchParams::default(), &drift).await?;
+        let whole = async || {
+            let served = served(site, "east").await?;
+            ensure!(served == gateway, "{served:?}");
+            Ok(())
+        };
+        within(REPAIR, "the endpoints to be put back", whole).await?;
+        slices.delete(&slice, &DeleteParams::default()).await?;
+        within(REPAIR, "the slice to come back", whole).await?;
+
+        // Where somebody else has the address by now, it gets another one.
+        drop(controller);
+        derived.delete("checkout-clusterset", &DeleteParams::default()).await?;
+        let squatter = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": { "name": "squatter", "namespace": site.namespace },
+            "spec": { "ipFamilyPolicy": "PreferDualStack", "clusterIP": addresses.first(), "clusterIPs": addresses, "ports": [{ "port": 1 }] },
+        });
+        eventually("the address to be free", async || site.apply(&squatter).await).await?;
+        let again = site.controller("a").await?;
+        let moved = within(REPAIR * 3, "another address", async || {
+            let now = imported(site, &["east"], &[80]).await?;
+            ensure!(now.iter().all(|address| !addresses.contains(address)), "{now:?}");
+            Ok(())
+        });
+        moved.await.map(drop).map_err(|error| error.context(again.last_words()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn this_clusters_own_export_is_united_with_a_peers_and_told_of_a_conflict() -> Result<()> {
     linked(async |fabric, site, controller| {
         imported(site, &["east"], &[80]).await.map_err(|e| e.context(controller.last_words()))?;
@@ -164,6 +222,9 @@ async fn this_clusters_own_export_is_united_with_a_peers_and_told_of_a_conflict(
                 |kind: &str| conditions.iter().find(|one| one["type"] == kind).map(|one| one["status"].clone());
             ensure!(status("Valid") == Some(json!("True")), "{conditions:?}");
             ensure!(status("Conflict") == Some(json!("True")), "ports differ: {conditions:?}");
+            let conflict = conditions.iter().find(|one| one["type"] == "Conflict").context("no Conflict")?;
+            let message = conflict["message"].as_str().unwrap_or_default();
+            ensure!(conflict["reason"] == "PortConflict" && message.contains("east"), "{conflict}");
             let seen = conditions.iter().all(|one| one["observedGeneration"] == json!(export.metadata.generation));
             ensure!(seen, "{conditions:?}");
             Ok(())

@@ -37,6 +37,9 @@ pub struct LinkEntry {
     /// Where it stands.
     #[serde(flatten)]
     pub status: LinkStatus,
+    /// Of which edition of the Link this is said; for `observedGeneration`.
+    #[serde(skip)]
+    pub generation: i64,
 }
 
 /// One service that is marked for export.
@@ -57,13 +60,16 @@ pub struct ExportEntry {
     pub endpoints_ready: u32,
     /// It is one service with those of the same name and namespace elsewhere.
     pub federated: bool,
-    /// `Valid`, `Ready`, `Conflict` (MCS), `ClustersKnown`.
+    /// `Valid`, `Ready`, `Conflict` (MCS), `ClustersKnown`, `Imported`.
     pub conditions: Vec<Condition>,
     /// Those of them that have it, as they say.
     #[serde(default)]
     pub imported_by: Vec<String>,
     /// The clusters that do not take it, as they say.
     pub rejections: Vec<RejectionEntry>,
+    /// Of which edition of the ServiceExport this is said; for `observedGeneration`.
+    #[serde(skip)]
+    pub generation: i64,
 }
 
 /// A cluster that does not take what is exported to it.

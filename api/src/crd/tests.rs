@@ -143,7 +143,9 @@ fn a_file_and_a_resource_of_the_same_text_are_equal_objects() {
         json["metadata"]["managedFields"] = json!([{ "manager": "kubectl", "fieldsV1": { "f:spec": {} } }]);
         json["status"] = json!({ "conditions": [] });
         let read = resource(json).unwrap();
-        assert_eq!(read, file);
+        // A server counts editions, and a file has none.
+        assert_eq!((read.metadata().generation, file.metadata().generation), (3, 0));
+        assert_eq!(serde_json::to_value(&read).unwrap(), serde_json::to_value(&file).unwrap());
         kinds.push(file.kind());
     }
     kinds.dedup();

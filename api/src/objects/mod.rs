@@ -47,6 +47,9 @@ pub struct Metadata {
     /// When the object was made (RFC 3339); files may leave it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub creation_timestamp: Option<String>,
+    /// Which edition of the object's spec this is, as an API server counts; 0 in a file. It is the API server's to say.
+    #[serde(default, skip_serializing)]
+    pub generation: i64,
 }
 
 /// One declared object of a kind that Hawser reads.

@@ -133,7 +133,17 @@ impl Site {
     /// Starts a mirror controller; one of the same name goes on with what the former one kept.
     pub async fn controller(&self, name: &str) -> Result<Controller> {
         let faults = Faults::before(&self.plane).await?;
-        let kubeconfig = self.plane.write_kubeconfig(faults.address(), &self.token)?;
+        let server = faults.address();
+        self.start(name, faults, server).await
+    }
+
+    /// The same with nothing between it and the API server, for who measures it.
+    pub async fn controller_alone(&self, name: &str) -> Result<Controller> {
+        self.start(name, Faults::before(&self.plane).await?, self.plane.server()).await
+    }
+
+    async fn start(&self, name: &str, faults: Faults, server: SocketAddr) -> Result<Controller> {
+        let kubeconfig = self.plane.write_kubeconfig(server, &self.token)?;
         let dir = self.dir.path().join("west").join(name);
         fs::create_dir_all(dir.join("run"))?;
         if !dir.join("identity").exists() {

@@ -114,6 +114,11 @@ fn settled(world: &World, objects: &Objects, own: Option<&(i64, Standard)>, part
     conflicts::settle(own.into_iter().chain(peers).collect())
 }
 
+/// The Services that may give the service of this name its addresses.
+pub fn derived_keys(key: &ServiceKey) -> impl Iterator<Item = ServiceKey> {
+    [false, true].into_iter().filter_map(|federated| own_key(key, federated))
+}
+
 fn own_key(key: &ServiceKey, federated: bool) -> Option<ServiceKey> {
     let name = names::with_suffix(key.name.as_str(), if federated { "-federated" } else { "-clusterset" })?;
     Some(ServiceKey { namespace: key.namespace.clone(), name })

@@ -222,7 +222,7 @@ fn object(mirror: &Mirror, link: &Link, state: &PeerState) -> MirrorObject {
         namespace: Some(mirror.key.namespace.clone()),
         labels,
         annotations: of.clone(),
-        creation_timestamp: None,
+        ..Metadata::default()
     };
     let service = made::service(
         metadata(mirror.key.name.to_string(), marks.clone()),

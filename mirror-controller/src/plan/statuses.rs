@@ -16,6 +16,9 @@ use crate::status::{
 };
 use crate::world::{Objects, Protocol, World};
 
+/// Bytes of a condition's message, well under the 32,768 that Kubernetes allows.
+const MESSAGE_MAX: usize = 8 * 1024;
+
 /// Refusals that a Link's status lists; the rest are counted.
 pub const REFUSED_SHOWN: usize = 100;
 
@@ -58,7 +61,11 @@ pub fn statuses(world: &World, objects: &Objects, parts: &Parts<'_>) -> Statuses
     let index = parts.index();
     Statuses {
         links: objects.links.keys().filter_map(|name| link(world, objects, parts, name)).collect(),
-        exports: parts.exports.iter().map(|(key, export)| export_entry(world, parts, &index, (key, export))).collect(),
+        exports: parts
+            .exports
+            .iter()
+            .map(|(key, export)| export_entry(world, objects, parts, &index, (key, export)))
+            .collect(),
         mirrors: parts.mirrors.by_name.values().map(|mirror| mirror_entry(&index, mirror)).collect(),
         endpoints: parts.local.iter().flat_map(|(key, service)| endpoint_entries(world, key, service)).collect(),
         listeners: listeners(world),
@@ -129,6 +136,7 @@ fn link(world: &World, objects: &Objects, parts: &Parts<'_>, name: &ClusterName)
         region: region(world, objects, name),
         transport: link.spec.transport.as_str().to_owned(),
         status,
+        generation: link.metadata.generation,
     })
 }
 
@@ -153,6 +161,7 @@ fn shown(mut refused: Vec<RefusedImport>) -> Vec<RefusedImport> {
 
 fn export_entry(
     world: &World,
+    objects: &Objects,
     parts: &Parts<'_>,
     index: &Index<'_>,
     (key, export): (&ServiceKey, &Export),
@@ -171,9 +180,10 @@ fn export_entry(
         ports: ports.unwrap_or_default(),
         endpoints_ready: count(service.map_or(0, LocalService::ready)),
         federated: service.is_some_and(|s| labelled(s.service, labels::FEDERATED)),
-        conditions: export_conditions(parts, index, key, export),
+        conditions: export_conditions(world, parts, index, (key, export)),
         imported_by: export.to.iter().filter(|cluster| takes(world, cluster, key)).map(ToString::to_string).collect(),
         rejections: export.to.iter().filter_map(rejected).collect(),
+        generation: objects.exports.get(key).map_or(0, |declared| declared.metadata.generation),
     }
 }
 
@@ -182,7 +192,12 @@ fn takes(world: &World, cluster: &ClusterName, key: &ServiceKey) -> bool {
     world.peers.get(cluster).is_some_and(|peer| peer.acknowledged && peer.alive && !peer.rejections.contains_key(key))
 }
 
-fn export_conditions(parts: &Parts<'_>, index: &Index<'_>, key: &ServiceKey, export: &Export) -> Vec<Condition> {
+fn export_conditions(
+    world: &World,
+    parts: &Parts<'_>,
+    index: &Index<'_>,
+    (key, export): (&ServiceKey, &Export),
+) -> Vec<Condition> {
     let valid = match export.invalid {
         None => condition("Valid", true, "Valid", "the Service can be exported"),
         Some(reason @ "NoService") => condition(
@@ -219,7 +234,38 @@ fn export_conditions(parts: &Parts<'_>, index: &Index<'_>, key: &ServiceKey, exp
         conditions.push(condition("ClustersKnown", false, "UnknownCluster", message));
     }
     conditions.push(conflict(index, key));
+    if !export.to.is_empty() {
+        conditions.push(imported(world, key, export));
+    }
     conditions
+}
+
+/// What those say that may have it. A cluster that is silent for a while has not taken anything back: what it said last
+/// stands, so that a link that comes and goes writes no status.
+fn imported(world: &World, key: &ServiceKey, export: &Export) -> Condition {
+    let (mut have, mut refuse, mut unheard) = (Vec::new(), Vec::new(), Vec::new());
+    for cluster in &export.to {
+        let peer = world.peers.get(cluster);
+        match peer.map(|peer| (peer.rejections.get(key), peer.acknowledged)) {
+            Some((Some(reason), _)) => refuse.push(format!("{cluster}: {reason}")),
+            Some((None, true)) => have.push(cluster.as_str()),
+            _ => unheard.push(cluster.as_str()),
+        }
+    }
+    let told =
+        [("imported by", have.join(", ")), ("refused by", refuse.join("; ")), ("no word from", unheard.join(", "))];
+    let told = told.iter().filter(|(_, names)| !names.is_empty()).map(|(what, names)| format!("{what} {names}"));
+    let mut message = told.collect::<Vec<_>>().join(". ");
+    if message.len() > MESSAGE_MAX {
+        message.truncate(message.floor_char_boundary(MESSAGE_MAX));
+        message.push_str(" and so on: hawser get exports -o yaml");
+    }
+    let (status, reason) = match (refuse.is_empty(), unheard.is_empty()) {
+        (false, _) => (false, "Refused"),
+        (true, false) => (false, "Pending"),
+        (true, true) => (true, "Imported"),
+    };
+    condition("Imported", status, reason, message)
 }
 
 /// MCS: every cluster that exports it is told what they disagree on.

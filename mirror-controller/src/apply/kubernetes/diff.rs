@@ -1,12 +1,13 @@
 //! Pure: what should exist, what does → what is to be written.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hawser_api::objects::core::{EndpointPortSpec, EndpointSpec, ServicePortSpec};
 use hawser_api::objects::import::SessionAffinity;
 use hawser_api::objects::{EndpointSlice, Metadata, Object, Service, ServiceImport};
-use hawser_api::{ClusterName, Namespace, labels};
+use hawser_api::{ClusterName, Namespace, ServiceKey, labels};
 
 use super::mark;
 use crate::plan::Plan;
@@ -19,7 +20,10 @@ use crate::watch::kubernetes::read::Name;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verb {
     /// It is not there.
-    Create,
+    Create {
+        /// Addresses that it had before somebody deleted it, to have again if they are free; those of an import's Service.
+        addresses: Vec<IpAddr>,
+    },
     /// It is ours, and not as it should be.
     Update {
         /// Its UID: of another incarnation nothing is known.
@@ -187,11 +191,12 @@ pub fn diff(wanted: &Wanted, links: &Links, fill: &Fill) -> Vec<Group> {
         let group = changes.entry((key.namespace.clone(), key.service.clone())).or_default();
         group.push(Change { key, verb });
     };
+    let former = fill.former_addresses();
     for (key, object) in owned(&wanted.plan) {
         let Some(owner) = links.owner(object.metadata()) else { continue };
         let name = (key.namespace.to_string(), key.name.clone());
         let verb = match fill.get(watched(key.kind), &name) {
-            None => Verb::Create,
+            None => Verb::Create { addresses: addresses(&key, &former) },
             Some(Entry { kept: Kept::Made(made), facts }) if has_others_ports(made, &object) => {
                 Verb::Ports { uid: facts.uid.clone(), version: facts.version }
             }
@@ -218,6 +223,12 @@ pub fn diff(wanted: &Wanted, links: &Links, fill: &Fill) -> Vec<Group> {
         Group { name, changes }
     };
     changes.into_iter().map(group).collect()
+}
+
+fn addresses(key: &ObjectKey, former: &BTreeMap<ServiceKey, Vec<IpAddr>>) -> Vec<IpAddr> {
+    let service = || ServiceKey::parse(key.namespace.as_str(), &key.name).ok();
+    let service = (key.kind == Kind::Service).then(service).flatten();
+    service.and_then(|service| former.get(&service).cloned()).unwrap_or_default()
 }
 
 fn order(change: &Change) -> (bool, u8, &str) {

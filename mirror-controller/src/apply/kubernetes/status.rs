@@ -3,7 +3,7 @@
 //! What changes all the time (round trips, clocks) is written along with what matters, and never for its own sake: an API
 //! server is no place for a metric.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::pacing::Pacing;
 use crate::kubernetes::{MANAGER, send};
 use crate::lease::Leadership;
 use crate::plan::Plan;
@@ -35,7 +36,11 @@ const OVERDUE: Duration = Duration::from_secs(10);
 /// Between two rounds.
 const ROUND: Duration = Duration::from_millis(500);
 /// Fields that never make a status worth writing.
-const VOLATILE: [&str; 5] = ["roundTripUs", "clockAheadMs", "refreshedMs", "lastTransitionTime", "observedGeneration"];
+const VOLATILE: [&str; 4] = ["roundTripUs", "clockAheadMs", "refreshedMs", "lastTransitionTime"];
+/// By the first of these that all items of a list have they are told apart, wherever they stand in it.
+const KEYS: [&str; 3] = ["type", "name", "cluster"];
+
+type Name = (Kind, Option<String>, String);
 
 /// A status that is to be written.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +52,12 @@ struct Due {
     status: Value,
 }
 
+impl Due {
+    fn key(&self) -> Name {
+        (self.kind, self.namespace.clone(), self.name.clone())
+    }
+}
+
 /// Since when a status has been about to be written, and since when as it is now.
 struct Pending {
     status: Value,
@@ -56,7 +67,8 @@ struct Pending {
 
 /// Writes statuses until dropped.
 pub async fn run(client: Client, known: Known, leadership: Leadership, mut plans: watch::Receiver<Option<Arc<Plan>>>) {
-    let mut pending: BTreeMap<(Kind, Option<String>, String), Pending> = BTreeMap::new();
+    let mut pending: BTreeMap<Name, Pending> = BTreeMap::new();
+    let (mut pacing, mut written) = (Pacing::default(), BTreeMap::new());
     let (mut stirred, mut led) = (known.stirred(), false);
     loop {
         tokio::time::sleep(ROUND).await;
@@ -70,29 +82,43 @@ pub async fn run(client: Client, known: Known, leadership: Leadership, mut plans
         stirred.mark_unchanged();
         let plan = plans.borrow_and_update().clone();
         let Some(plan) = plan.filter(|_| leads) else { continue };
-        let due = known.look(|fill| due(&plan, fill));
-        let key = |due: &Due| (due.kind, due.namespace.clone(), due.name.clone());
-        let keys: std::collections::BTreeSet<_> = due.iter().map(key).collect();
+        let due = known.look(|fill| {
+            written.retain(|key, _| is_there(fill, key));
+            due(&plan, fill)
+        });
+        let keys: BTreeSet<_> = due.iter().map(Due::key).collect();
         pending.retain(|key, _| keys.contains(key));
+        pacing.retain(clock::monotonic(), |key| keys.contains(key));
         for due in due {
             let now = clock::monotonic();
+            let key = due.key();
             let stable = steady(&due.status);
-            let known = pending.entry(key(&due)).or_insert(Pending { status: Value::Null, first: now, since: now });
+            let known = pending.entry(key.clone()).or_insert(Pending { status: Value::Null, first: now, since: now });
             if known.status != stable {
                 (known.status, known.since) = (stable, now);
             }
-            if now < known.since + SETTLED && now < known.first + OVERDUE {
+            let settles = now < known.since + SETTLED && now < known.first + OVERDUE;
+            if settles || !pacing.ready(&key, now) {
                 continue;
             }
             let Some(permit) = leadership.permit() else { break };
             // Whatever the answer: not again before it has been about to be written for as long.
             (known.first, known.since) = (now, now);
-            write(&client, &due, permit.within).await;
+            let wanted = known.status.clone();
+            match write(&client, &due, permit.within).await {
+                // Somebody made something else of it: a webhook, or another controller that takes it for its own.
+                Ok(()) if written.insert(key.clone(), wanted.clone()).is_some_and(|before| before == wanted) => {
+                    pacing.repaired(key, now);
+                }
+                Ok(()) => pacing.succeeded(&key, now),
+                Err(after) => pacing.failed(key, now, after, rand::random_range(0.5..1.0)),
+            }
         }
     }
 }
 
-async fn write(client: &Client, due: &Due, within: Duration) {
+/// Fails with what the API server asks to wait for.
+async fn write(client: &Client, due: &Due, within: Duration) -> Result<(), Option<Duration>> {
     use kube::Resource;
     let mut resource = due.kind.resource(0);
     if let Some((_, version)) = due.api_version.split_once('/') {
@@ -107,14 +133,28 @@ async fn write(client: &Client, due: &Due, within: Duration) {
     });
     let params = PatchParams { force: true, field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
     let request = Request::new(DynamicObject::url_path(&resource, due.namespace.as_deref()));
-    let Ok(request) = request.patch_subresource("status", &due.name, &params, &Patch::Apply(&body)) else { return };
+    let request = request.patch_subresource("status", &due.name, &params, &Patch::Apply(&body)).map_err(|_| None)?;
     match send(client, request, within).await {
-        Ok(answer) if answer.status.is_success() || answer.status == StatusCode::NOT_FOUND => {}
+        Ok(answer) if answer.status.is_success() || answer.status == StatusCode::NOT_FOUND => Ok(()),
         Ok(answer) => {
-            tracing::warn!(kind = due.kind.as_str(), name = due.name, why = answer.message(), "a status is not written")
+            tracing::warn!(
+                kind = due.kind.as_str(),
+                name = due.name,
+                why = answer.message(),
+                hint = "if a field is not declared, the definition is older than Hawser's: hawser install --crds-only",
+                "a status is not written; tried again by itself"
+            );
+            Err(answer.retry_after)
         }
-        Err(why) => tracing::debug!(kind = due.kind.as_str(), name = due.name, why, "a status is not written"),
+        Err(why) => {
+            tracing::debug!(kind = due.kind.as_str(), name = due.name, why, "a status is not written");
+            Err(None)
+        }
     }
+}
+
+fn is_there(fill: &Fill, (kind, namespace, name): &Name) -> bool {
+    fill.get(*kind, &(namespace.clone().unwrap_or_default(), name.clone())).is_some()
 }
 
 /// Pure: the statuses that are not as they should be.
@@ -125,12 +165,16 @@ fn due(plan: &Plan, fill: &Fill) -> Vec<Due> {
     let readable = readable(&fill.standing());
     let planned: BTreeMap<&str, _> = plan.statuses.links.iter().map(|entry| (entry.name.as_str(), entry)).collect();
     for link in fill.links().into_iter().flatten().filter(|link| !link.facts.leaving) {
-        let status = planned.get(link.name).map(|entry| entry.status.clone()).unwrap_or_default();
-        let mut conditions = status.conditions.clone();
-        conditions.push(valid(link.problems, planned.contains_key(link.name)));
-        conditions.push(readable.clone());
+        let entry = planned.get(link.name);
+        let status = entry.map(|entry| entry.status.clone()).unwrap_or_default();
+        let generation = link.facts.generation;
+        let here = [valid(link.problems, entry.is_some()), readable.clone()];
+        // What the plan says, it says of the edition that it was made from: a newer one may be on its way, or invalid.
+        let planned = status.conditions.iter().map(|one| (one, entry.map_or(generation, |entry| entry.generation)));
+        let conditions = planned.chain(here.iter().map(|one| (one, generation)));
+        let conditions = dated(conditions, link.facts, &now);
         let Ok(Value::Object(mut wanted)) = serde_json::to_value(&status) else { continue };
-        wanted.insert("conditions".to_owned(), dated(&conditions, link.facts, &now));
+        wanted.insert("conditions".to_owned(), conditions);
         due.extend(differing(Kind::Link, (None, link.name), link.facts, Value::Object(wanted)));
     }
     let by_object = plan.statuses.exports.iter().filter(|entry| entry.by == "ServiceExport");
@@ -139,7 +183,8 @@ fn due(plan: &Plan, fill: &Fill) -> Vec<Due> {
     for (export, facts) in fill.exports() {
         let name = (export.metadata.namespace_or_default(), export.metadata.name.as_str());
         let Some(entry) = exports.get(&name) else { continue };
-        let wanted = json!({ "conditions": dated(&entry.conditions, facts, &now) });
+        let conditions = entry.conditions.iter().map(|one| (one, entry.generation));
+        let wanted = json!({ "conditions": dated(conditions, facts, &now) });
         due.extend(differing(Kind::ServiceExport, (Some(name.0), name.1), facts, wanted));
     }
     for (key, object) in &plan.imports {
@@ -149,7 +194,8 @@ fn due(plan: &Plan, fill: &Fill) -> Vec<Due> {
             continue;
         };
         let Ok(Value::Object(mut wanted)) = serde_json::to_value(&object.status) else { continue };
-        wanted.insert("conditions".to_owned(), dated(&object.status.conditions, &entry.facts, &now));
+        let conditions = object.status.conditions.iter().map(|one| (one, entry.facts.generation));
+        wanted.insert("conditions".to_owned(), dated(conditions, &entry.facts, &now));
         due.extend(differing(Kind::ServiceImport, (Some(&name.0), &name.1), &entry.facts, Value::Object(wanted)));
     }
     due
@@ -184,10 +230,11 @@ fn readable(standing: &[(Kind, Standing)]) -> Condition {
     condition("KindsReadable", false, reason, troubled.iter().map(tell).collect::<Vec<_>>().join(". "))
 }
 
-/// Conditions as Kubernetes has them: each with the time at which its status became what it is.
-fn dated(conditions: &[Condition], facts: &Facts, now: &Value) -> Value {
+/// Conditions as Kubernetes has them: each with the edition of the object of which it is said, and the time at which its
+/// status became what it is.
+fn dated<'c>(conditions: impl Iterator<Item = (&'c Condition, i64)>, facts: &Facts, now: &Value) -> Value {
     let known = facts.status.get("conditions").and_then(Value::as_array);
-    let one = |condition: &Condition| {
+    let one = |(condition, generation): (&Condition, i64)| {
         let before = known.into_iter().flatten().find(|known| known.get("type") == Some(&json!(condition.kind)));
         let same = before.filter(|before| before.get("status") == Some(&json!(condition.status)));
         let since = same.and_then(|before| before.get("lastTransitionTime")).unwrap_or(now);
@@ -196,11 +243,11 @@ fn dated(conditions: &[Condition], facts: &Facts, now: &Value) -> Value {
             "status": condition.status,
             "reason": condition.reason,
             "message": condition.message,
-            "observedGeneration": facts.generation,
+            "observedGeneration": generation,
             "lastTransitionTime": since,
         })
     };
-    Value::Array(conditions.iter().map(one).collect())
+    Value::Array(conditions.map(one).collect())
 }
 
 fn differing(kind: Kind, (namespace, name): (Option<&str>, &str), facts: &Facts, status: Value) -> Option<Due> {
@@ -234,7 +281,14 @@ fn covers(there: &Value, wanted: &Value) -> bool {
             wanted.iter().all(|(key, value)| there.get(key).is_some_and(|there| covers(there, value)))
         }
         (Value::Array(there), Value::Array(wanted)) => {
-            there.len() == wanted.len() && there.iter().zip(wanted).all(|(there, wanted)| covers(there, wanted))
+            there.len() == wanted.len()
+                && match KEYS.into_iter().find(|key| wanted.iter().all(|item| item.get(key).is_some())) {
+                    Some(key) => wanted.iter().all(|wanted| {
+                        let twin = there.iter().find(|there| there.get(key) == wanted.get(key));
+                        twin.is_some_and(|there| covers(there, wanted))
+                    }),
+                    None => there.iter().zip(wanted).all(|(there, wanted)| covers(there, wanted)),
+                }
         }
         (there, wanted) => there == wanted,
     }
@@ -288,9 +342,40 @@ mod tests {
             ..Facts::default()
         };
         let conditions = [condition("Ready", true, "Other", "reworded"), condition("Valid", false, "Invalid", "no")];
-        let dated = dated(&conditions, &facts, &json!("now"));
+        let dated = dated(conditions.iter().map(|one| (one, 3)), &facts, &json!("now"));
         assert_eq!(dated[0]["lastTransitionTime"], "then");
         assert_eq!(dated[1]["lastTransitionTime"], "now");
-        assert_eq!(dated[1]["observedGeneration"], 4);
+        assert_eq!(
+            dated[1]["observedGeneration"], 3,
+            "said of the edition that was looked at, not of the one that is there"
+        );
+    }
+
+    #[test]
+    fn an_edition_that_nobody_has_answered_yet_is_answered_though_nothing_else_changes() {
+        let conditions = [condition("Ready", true, "Ready", "it is")];
+        let at = |generation| dated(conditions.iter().map(|one| (one, generation)), &Facts::default(), &json!("now"));
+        let facts = Facts { status: json!({ "conditions": at(1) }), ..Facts::default() };
+        let differs = |generation| {
+            differing(Kind::Link, (None, "east"), &facts, json!({ "conditions": at(generation) })).is_some()
+        };
+        assert!(!differs(1) && differs(2));
+    }
+
+    #[test]
+    fn items_of_a_list_are_told_apart_by_their_keys_and_none_too_many_may_be_there() {
+        let item = |name: &str, alive: bool| json!({ "name": name, "alive": alive, "more": 1 });
+        let wanted = json!([{ "name": "g0", "alive": true }, { "name": "g1", "alive": false }]);
+        for (there, is_same) in [
+            (json!([item("g0", true), item("g1", false)]), true),
+            (json!([item("g1", false), item("g0", true)]), true),
+            (json!([item("g0", true), item("g1", true)]), false),
+            (json!([item("g0", true), item("g2", false)]), false),
+            (json!([item("g0", true)]), false),
+            (json!([item("g0", true), item("g1", false), item("g2", true)]), false),
+        ] {
+            assert_eq!(covers(&there, &wanted), is_same, "{there}");
+        }
+        assert!(!covers(&json!(["a", "b"]), &json!(["b", "a"])), "without keys the order counts");
     }
 }

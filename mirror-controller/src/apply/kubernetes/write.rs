@@ -1,5 +1,6 @@
 //! One change, as requests: server-side apply under one field manager, deletion only of the very object that was seen.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use hawser_api::{ClusterName, TrustDomain, labels};
@@ -69,7 +70,10 @@ impl Writer {
             body(key, object, wanted.digest(key)?, links.owner(object.metadata())?)
         };
         let (verb, done) = match &change.verb {
-            Verb::Create => ("create", self.create(key, &body().ok_or(Failure::Overtaken)?, until).await),
+            Verb::Create { addresses } => {
+                let body = body().ok_or(Failure::Overtaken)?;
+                ("create", self.create_at(key, &body, addresses, until).await)
+            }
             Verb::Update { uid, .. } => {
                 let mut body = body().ok_or(Failure::Overtaken)?;
                 // Of another incarnation of that name it is not known that it is ours.
@@ -86,6 +90,31 @@ impl Writer {
         drop(permit);
         self.metrics.wrote(kind, verb, if done.is_ok() { "ok" } else { "failed" });
         done
+    }
+
+    /// At these addresses, unless somebody else has them by now.
+    async fn create_at(
+        &self,
+        key: &ObjectKey,
+        body: &Value,
+        addresses: &[IpAddr],
+        until: Instant,
+    ) -> Result<(), Failure> {
+        if let Some(first) = addresses.first() {
+            let mut there = body.clone();
+            if let Some(spec) = there.pointer_mut("/spec").and_then(Value::as_object_mut) {
+                spec.insert("clusterIP".to_owned(), json!(first));
+                spec.insert("clusterIPs".to_owned(), json!(addresses));
+            }
+            match self.create(key, &there, until).await {
+                Err(Failure::Refused(why)) => {
+                    tracing::info!(service = key.name, namespace = %key.namespace, ?addresses, why,
+                        "it does not get its former addresses again");
+                }
+                done => return done,
+            }
+        }
+        self.create(key, body, until).await
     }
 
     /// Without force: what others have set to something else is a conflict. And what was there already, and happens to

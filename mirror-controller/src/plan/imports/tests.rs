@@ -371,6 +371,12 @@ fn a_federated_service_that_is_not_exported_is_imported_only_with_others() {
     assert_eq!(clusters(&import(&plan(&world).unwrap())), ["east", "west"]);
 }
 
+/// What its status says of who has it.
+fn told(export: &crate::status::ExportEntry) -> (&str, &str, &str) {
+    let imported = export.conditions.iter().find(|condition| condition.kind == "Imported").unwrap();
+    (&imported.status, &imported.reason, &imported.message)
+}
+
 #[test]
 fn who_may_import_who_did_and_who_refused_is_told() {
     let mut world = shop(&own("", ""));
@@ -380,14 +386,22 @@ fn who_may_import_who_did_and_who_refused_is_told() {
     state.acknowledged = true;
     world.peers.insert("east".parse().unwrap(), Arc::new(state.clone()));
     let export = plan(&world).unwrap().statuses.exports[0].clone();
+    assert_eq!(told(&export), ("False", "Pending", "imported by east. no word from north"));
     assert_eq!(
         (export.clusters, export.imported_by),
         (vec!["east".to_owned(), "north".into()], vec!["east".to_owned()])
     );
+    // A cluster that is silent for a while has not taken anything back.
+    for (name, alive) in [("east", false), ("north", true)] {
+        world.peers.insert(name.parse().unwrap(), Arc::new(crate::world::PeerState { alive, ..state.clone() }));
+    }
+    let export = plan(&world).unwrap().statuses.exports[0].clone();
+    assert_eq!(told(&export), ("True", "Imported", "imported by east, north"));
     state.rejections = Arc::new([(key, "not taken".to_owned())].into());
     world.peers.insert("east".parse().unwrap(), Arc::new(state));
     let export = plan(&world).unwrap().statuses.exports[0].clone();
-    assert_eq!((export.imported_by.len(), export.rejections[0].reason.as_str()), (0, "not taken"));
+    assert_eq!(told(&export), ("False", "Refused", "imported by north. refused by east: not taken"));
+    assert_eq!((export.imported_by, export.rejections[0].reason.as_str()), (vec!["north".to_owned()], "not taken"));
 }
 
 proptest! {

@@ -3,6 +3,7 @@
 //! Whatever the order in which they say it, and however often: the same objects follow in the end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use hawser_api::objects::load::{Problem, whole_file};
 use hawser_api::objects::{Cluster, Link, Metadata, Object, Service, ServiceExport, ServiceImport};
@@ -11,6 +12,7 @@ use kube::runtime::watcher::Event;
 
 use super::kind::Kind;
 use super::read::{Facts, Name, Said, Seen};
+use crate::plan::clusterset::derived_keys;
 use crate::world::Objects;
 
 /// Why a kind cannot be watched.
@@ -245,12 +247,32 @@ impl Fill {
     }
 
     /// Of Services that we made.
-    fn addresses(&self) -> BTreeMap<ServiceKey, Vec<std::net::IpAddr>> {
+    fn addresses(&self) -> BTreeMap<ServiceKey, Vec<IpAddr>> {
         let given = |(name, entry): (&Name, &Entry)| {
             let addresses = entry.facts.addresses.clone();
             Some((ServiceKey::parse(&name.0, &name.1).ok()?, addresses)).filter(|(_, addresses)| !addresses.is_empty())
         };
-        self.all(Kind::Service).filter_map(given).collect()
+        self.all(Kind::Service).filter_map(given).chain(self.former_addresses()).collect()
+    }
+
+    /// Of Services that give ServiceImports of ours their addresses and are gone, as the imports still say: whoever knows
+    /// the address is to find the service there again.
+    pub fn former_addresses(&self) -> BTreeMap<ServiceKey, Vec<IpAddr>> {
+        let mut former = BTreeMap::new();
+        for ((namespace, name), entry) in self.all(Kind::ServiceImport) {
+            let Kept::Import(import) = &entry.kept else { continue };
+            let Ok(key) = ServiceKey::parse(namespace, name) else { continue };
+            if import.spec.ips.is_empty() {
+                continue;
+            }
+            for derived in derived_keys(&key) {
+                let name = (derived.namespace.to_string(), derived.name.to_string());
+                if self.get(Kind::Service, &name).is_none() {
+                    former.insert(derived, import.spec.ips.clone());
+                }
+            }
+        }
+        former
     }
 
     /// A Service that was never valid still has its name.

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::kind::Kind;
 use crate::apply::kubernetes::mark;
+use crate::kubernetes::MANAGER;
 use crate::watch::not_ourselves;
 
 /// Beginnings of labels and annotations that mean something here.
@@ -74,7 +75,7 @@ pub struct Facts {
     pub finalizers: Vec<String>,
     /// Addresses that were given to it.
     pub addresses: Vec<IpAddr>,
-    /// Its status, of kinds whose status we write.
+    /// Its status, of kinds whose status we write; of conditions those that we wrote.
     pub status: Value,
     /// The version of the API that it was read in.
     pub api_version: String,
@@ -171,6 +172,11 @@ fn reduced(kind: Kind, api_version: &str, object: &DynamicObject) -> Value {
         "labels": kept(&metadata.labels),
         "annotations": kept(&metadata.annotations),
     });
+    if matches!(kind, Kind::Link | Kind::ServiceExport)
+        && let (Some(generation), Some(reduced)) = (metadata.generation, reduced.as_object_mut())
+    {
+        reduced.insert("generation".to_owned(), json!(generation));
+    }
     if let (Some(namespace), Some(reduced)) = (&metadata.namespace, reduced.as_object_mut()) {
         reduced.insert("namespace".to_owned(), json!(namespace));
     }
@@ -212,9 +218,7 @@ fn facts(kind: Kind, api_version: &str, object: &DynamicObject) -> Facts {
         },
         addresses: addresses.filter_map(|ip| ip.as_str()?.parse().ok()).collect(),
         status: match kind {
-            Kind::Link | Kind::ServiceExport | Kind::ServiceImport => {
-                object.data.get("status").cloned().unwrap_or(Value::Null)
-            }
+            Kind::Link | Kind::ServiceExport | Kind::ServiceImport => own_status(object),
             _ => Value::Null,
         },
         api_version: match kind {
@@ -222,4 +226,24 @@ fn facts(kind: Kind, api_version: &str, object: &DynamicObject) -> Facts {
             _ => String::new(),
         },
     }
+}
+
+/// Without the conditions that others wrote, which are none of our business: an API server says who manages what.
+fn own_status(object: &DynamicObject) -> Value {
+    let mut status = object.data.get("status").cloned().unwrap_or(Value::Null);
+    let managers = object.metadata.managed_fields.iter().flatten();
+    let ours = managers.filter(|entry| {
+        entry.manager.as_deref() == Some(MANAGER)
+            && entry.operation.as_deref() == Some("Apply")
+            && entry.subresource.as_deref() == Some("status")
+    });
+    let mut ours = ours.filter_map(|entry| entry.fields_v1.as_ref()?.0.pointer("/f:status/f:conditions")?.as_object());
+    if let (Some(all), Some(ours)) = (status.get_mut("conditions").and_then(Value::as_array_mut), ours.next())
+        // One that owns the list as a whole, where the definition has it so, owns each.
+        && ours.keys().any(|key| key.starts_with("k:"))
+    {
+        let is_ours = |kind: &Value| ours.contains_key(&format!("k:{}", json!({ "type": kind })));
+        all.retain(|condition| condition.get("type").is_some_and(is_ours));
+    }
+    status
 }

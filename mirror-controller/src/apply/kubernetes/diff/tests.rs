@@ -65,7 +65,7 @@ fn carry_out(fill: &mut Fill, wanted: &Wanted, version: &mut u64) -> usize {
     for change in &changes {
         let name = (change.key.namespace.to_string(), change.key.name.clone());
         match &change.verb {
-            Verb::Create | Verb::Update { .. } | Verb::Ports { .. } => {
+            Verb::Create { .. } | Verb::Update { .. } | Verb::Ports { .. } => {
                 *version += 1;
                 let object = object(change, wanted, *version);
                 fill.wrote(watched(change.key.kind), seen(watched(change.key.kind), &object));
@@ -125,7 +125,7 @@ fn drift_in_what_we_own_is_undone_and_what_others_added_is_theirs() {
     for (field, value, drifted) in cases {
         let (mut fill, wanted) = settled(&["a"]);
         let key = mirrors(&wanted.plan)[0].0.clone();
-        let mut there = object(&Change { key, verb: Verb::Create }, &wanted, 500);
+        let mut there = object(&Change { key, verb: Verb::Create { addresses: Vec::new() } }, &wanted, 500);
         match there.pointer_mut(field) {
             Some(at) => *at = value,
             None => {
@@ -149,7 +149,7 @@ fn drift_in_what_we_own_is_undone_and_what_others_added_is_theirs() {
 fn ports_that_others_added_go_before_anything_is_applied() {
     let (mut fill, wanted) = settled(&["a"]);
     let key = mirrors(&wanted.plan)[0].0.clone();
-    let mut there = object(&Change { key, verb: Verb::Create }, &wanted, 500);
+    let mut there = object(&Change { key, verb: Verb::Create { addresses: Vec::new() } }, &wanted, 500);
     let mut ports = there["spec"]["ports"].as_array().unwrap().clone();
     // The same number of another protocol is another port.
     ports.push(json!({ "port": ports[0]["port"], "protocol": "UDP" }));
@@ -164,7 +164,7 @@ fn ports_that_others_added_go_before_anything_is_applied() {
 fn endpoints_that_were_changed_by_hand_come_back() {
     let (mut fill, wanted) = settled(&["a"]);
     let key = mirrors(&wanted.plan).into_iter().find(|(key, _)| key.kind == Kind::EndpointSlice).unwrap().0;
-    let mut there = object(&Change { key, verb: Verb::Create }, &wanted, 500);
+    let mut there = object(&Change { key, verb: Verb::Create { addresses: Vec::new() } }, &wanted, 500);
     there["endpoints"] = json!([{ "addresses": ["10.66.66.66"] }]);
     fill.hear(Watched::EndpointSlice, Event::Apply(seen(Watched::EndpointSlice, &there)));
     assert_eq!(changes(&wanted, &fill).len(), 1);
@@ -263,7 +263,7 @@ fn an_import_that_was_changed_by_hand_comes_back_whole() {
         let wanted = Wanted::new(Arc::new(planned(&fill, &["a"])));
         carry_out(&mut fill, &wanted, &mut 100);
         let key = owned(&wanted.plan).into_iter().find(|(key, _)| key.kind == Kind::ServiceImport).unwrap().0;
-        let mut there = object(&Change { key, verb: Verb::Create }, &wanted, 500);
+        let mut there = object(&Change { key, verb: Verb::Create { addresses: Vec::new() } }, &wanted, 500);
         let (parent, name) = field.rsplit_once('/').unwrap();
         there.pointer_mut(parent).unwrap()[name] = value;
         fill.hear(Watched::ServiceImport, Event::Apply(seen(Watched::ServiceImport, &there)));
