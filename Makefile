@@ -1,5 +1,6 @@
 # make demo   the main job, on this machine        make test   everything that must hold
 # make bench  numbers, next to the peers           make lint   formatting, clippy, docs, dependency gate
+# make bench-mirror  mirrors at a real API server
 # make fuzz   every parser of bytes for a minute (nightly)
 CARGO ?= cargo
 CACHE := bench/.cache
@@ -8,7 +9,7 @@ ENVOY := $(CACHE)/envoy/_bin/envoy
 # Every test of whole fabrics and of foreign programs.
 E2E := $(sort $(basename $(notdir $(wildcard e2e/tests/*.rs))))
 
-.PHONY: demo test bench lint advisories fmt test-tools bench-peers fuzz
+.PHONY: demo test bench bench-mirror lint advisories fmt test-tools bench-peers fuzz
 
 demo:
 	$(CARGO) build --release --locked -p hawser-cli
@@ -29,6 +30,12 @@ bench: bench-peers
 	$(CARGO) build --release --locked -p hawser-trust-anchor --example issue_rate
 	target/release/hawser-bench run --out bench --hawser target/release/hawser --envoy $(ENVOY) \
 		--examples target/release/examples --step-ca $(CACHE)/step-ca
+
+# Ten thousand services at a real API server: half an hour, and on a machine that does nothing else.
+bench-mirror: test-tools
+	$(CARGO) build --release --locked -p hawser-cli -p hawser-bench
+	$(CARGO) build --release --locked -p hawser-e2e --example mirror_rate
+	target/release/hawser-bench mirror --out bench --hawser target/release/hawser --examples target/release/examples
 
 bench-peers:
 	@bench/install-peers $(CACHE)

@@ -3,6 +3,7 @@
 //! ```text
 //! run    starts every chain (chain, hawser, peers), then alternates over them row by row (rows), measures handshakes and
 //!        issuing next to OpenSSL and step-ca (trust), and writes report
+//! mirror measures mirrors at a real API server (mirror), and puts its rows beside the others
 //! serve  the server at the end of a chain, pinned to the load's core
 //! load   one measurement from the client's end, pinned to the load's core, printed as JSON
 //! ```
@@ -12,6 +13,7 @@
 mod chain;
 mod hawser;
 mod load;
+mod mirror;
 mod peers;
 mod process;
 mod report;
@@ -60,6 +62,18 @@ enum Command {
         #[arg(long, value_delimiter = ',')]
         rows: Vec<String>,
     },
+    /// Mirrors services at a real API server; its rows take the place of those of the same name in results.json.
+    Mirror {
+        /// Where the results are.
+        #[arg(long, default_value = "bench")]
+        out: PathBuf,
+        /// The hawser binary (release build).
+        #[arg(long, default_value = "target/release/hawser")]
+        hawser: PathBuf,
+        /// The folder with the example `mirror_rate` (release build).
+        #[arg(long, default_value = "target/release/examples")]
+        examples: PathBuf,
+    },
     /// Renders RESULTS.md from results.json.
     Render {
         /// The folder that holds both.
@@ -90,6 +104,7 @@ fn main() -> anyhow::Result<()> {
             let results = rows::measure((&binaries, &programs), rounds, &only, &rows)?;
             report::write(&out, &results)
         }
+        Command::Mirror { out, hawser, examples } => report::replace(&out, mirror::measure(&examples, &hawser)),
         Command::Render { out } => report::render(&out),
         Command::Serve { listen } => serve::run(listen),
         Command::Load { to, kind } => load::run(to, &kind),

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::mirror::{self, CHANGES, SERVICES};
 use crate::rows::HALF_LOAD_RATE;
 use crate::trust::{self, ISSUE_CLIENTS};
 
@@ -57,6 +58,7 @@ const TARGETS: &[(&str, &str, &str, f64)] = &[
     ("verify_chain_us", "hawser", "openssl", 1.0),
     ("issue_per_s", "hawser", "step_ca", 2.0),
     ("issue_per_s_per_core", "hawser", "step_ca", 2.0),
+    ("mirror_10k_services_per_s", "hawser", "apiserver_ceiling", 0.7),
 ];
 
 /// Targets in the row's own unit.
@@ -64,6 +66,9 @@ const BOUNDS: &[(&str, &str, f64)] = &[
     ("rss_mb_at_rest_proxy", "hawser_tcp", 20.0),
     ("rss_mb_at_rest_gateway", "hawser_tcp", 30.0),
     ("idle_connection_kb", "hawser_tcp", 16.0),
+    ("endpoint_change_ms_p99", "hawser", 300.0),
+    ("mirror_rss_mb_10k", "hawser", 150.0),
+    ("mirror_restart_writes", "hawser", 0.0),
 ];
 
 /// Of the rows that are measured on chains: columns, and who of them are peers of the column that rows are sorted by.
@@ -79,6 +84,9 @@ const TRUST: Columns = Columns {
     own: "hawser",
     peers: &["openssl", "step_ca"],
 };
+
+/// Of the rows about mirrors at an API server.
+const MIRROR: Columns = Columns { all: &["hawser", "apiserver_ceiling"], own: "hawser", peers: &[] };
 
 struct Columns {
     all: &'static [&'static str],
@@ -128,12 +136,23 @@ pub(crate) fn write(out: &Path, results: &Results) -> Result<()> {
     render(out)
 }
 
-/// Writes RESULTS.md from results.json.
-pub(crate) fn render(out: &Path) -> Result<()> {
+/// Puts rows where those of the same names were, and writes both files. The others stay, and what they ran on.
+pub(crate) fn replace(out: &Path, rows: Vec<Row>) -> Result<()> {
+    let mut results = read(out)?;
+    results.rows.retain(|known| rows.iter().all(|row| row.name != known.name));
+    results.rows.extend(rows);
+    write(out, &results)
+}
+
+fn read(out: &Path) -> Result<Results> {
     let path = out.join("results.json");
     let text = std::fs::read_to_string(&path).with_context(|| format!("{} is missing: make bench", path.display()))?;
-    let results: Results = serde_json::from_str(&text)?;
-    std::fs::write(out.join("RESULTS.md"), page(&results)?)?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+/// Writes RESULTS.md from results.json.
+pub(crate) fn render(out: &Path) -> Result<()> {
+    std::fs::write(out.join("RESULTS.md"), page(&read(out)?)?)?;
     Ok(())
 }
 
@@ -148,6 +167,19 @@ fn trust_reading() -> String {
          for another key, on connections that they keep (`hawser`: renewal over the Unix socket; `step_ca`: `/1.0/rekey` \
          over mutual TLS, its database as `step ca init` makes it; `step_ca_token`: `/1.0/sign` with one-time tokens); \
          both write to the same disk and sync before they answer. Per core: of the issuer's own CPU time."
+    )
+}
+
+/// How the rows about mirrors are to be read.
+fn mirror_reading() -> String {
+    format!(
+        "{SERVICES} services of a peer on plain machines, in 100 namespaces, become Services, EndpointSlices and \
+         ServiceImports at a kube-apiserver (with etcd without fsync, on the same cores as everything else): from the first \
+         file that the peer exports to the last status. `apiserver_ceiling` is a client with as many requests at once that \
+         applies objects like these and has nothing to think about, measured before and behind, the mean of both. A change \
+         is the one endpoint of a service that goes or comes back at the peer, from the file to the mirror's EndpointSlice \
+         as a watch tells it, {CHANGES} times with everything else in place. Memory is the peak. Restart: requests that \
+         change anything, of a controller that finds everything in place. One pass, no median."
     )
 }
 
@@ -169,7 +201,8 @@ fn page(results: &Results) -> Result<String> {
         writeln!(text, "- {peer}: {version}")?;
     }
     targets(&mut text, results)?;
-    let (trust, chains): (Vec<&Row>, Vec<&Row>) = results.rows.iter().partition(|row| trust::is_row(&row.name));
+    let (trust, others): (Vec<&Row>, Vec<&Row>) = results.rows.iter().partition(|row| trust::is_row(&row.name));
+    let (mirror, chains): (Vec<&Row>, Vec<&Row>) = others.into_iter().partition(|row| mirror::is_row(&row.name));
     if !chains.is_empty() {
         writeln!(text, "\n## Every row, those in which a peer beats Hawser over TCP first\n")?;
         table(&mut text, &CHAINS, chains)?;
@@ -177,6 +210,10 @@ fn page(results: &Results) -> Result<String> {
     if !trust.is_empty() {
         writeln!(text, "\n## Trust: handshakes, verification, issuing\n\n{}\n", trust_reading())?;
         table(&mut text, &TRUST, trust)?;
+    }
+    if !mirror.is_empty() {
+        writeln!(text, "\n## Mirrors at an API server\n\n{}\n", mirror_reading())?;
+        table(&mut text, &MIRROR, mirror)?;
     }
     Ok(text)
 }
@@ -220,6 +257,7 @@ fn display(peer: &str) -> &str {
         "envoy" => "Envoy",
         "openssl" => "OpenSSL",
         "step_ca" => "step-ca",
+        "apiserver_ceiling" => "the API server's ceiling",
         other => other,
     }
 }

@@ -361,6 +361,45 @@ async fn a_link_can_be_deleted_while_its_peer_is_gone() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_returns_after_its_lease_finds_its_mirrors_as_they_were_and_brings_what_is_new() -> Result<()> {
+    linked(&["checkout", "cart"], async |fabric, site| {
+        let controller = site.controller("a").await?;
+        mirrored(site, "checkout-east").await?;
+        mirrored(site, "cart-east").await?;
+        let identities = async || {
+            let mut all = Vec::new();
+            for name in ["checkout-east", "checkout-clusterset"] {
+                let service = site.api::<Service>().get(name).await?;
+                all.push((service.uid(), service.spec.and_then(|spec| spec.cluster_ips)));
+            }
+            anyhow::Ok(all)
+        };
+        let before = identities().await?;
+        let gateway = fabric.daemon("east", "gateway", "g0")?;
+        gateway.stop()?;
+        let silent = async || {
+            let slices = site.api::<EndpointSlice>().list(&ListParams::default()).await?;
+            ensure!(slices.iter().all(|slice| slice.endpoints.is_empty()), "there are endpoints");
+            Ok(())
+        };
+        let waited = within(Duration::from_secs(30), "the endpoints to go", silent).await;
+        let told = condition(site, "Ready", "False").await;
+        // What changes at the peer meanwhile is heard when it is back.
+        fabric.put("east", &offered(fabric, "stock"))?;
+        fabric.remove("east", &offered(fabric, "cart").file())?;
+        gateway.resume()?;
+        waited.and(told).map_err(|error| error.context(controller.last_words()))?;
+        for name in ["checkout-east", "stock-east"] {
+            mirrored(site, name).await?;
+        }
+        gone(site, "cart-east").await?;
+        ensure!(identities().await? == before, "made anew: {before:?}");
+        condition(site, "Ready", "True").await.map(drop)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_in_which_nothing_may_be_written_is_told_and_holds_up_nothing_else() -> Result<()> {
     linked(&["checkout", "cart"], async |_, site| {
         let controller = site.controller("a").await?;

@@ -151,7 +151,8 @@ impl Kept {
             Apply::new(writer, own.writers, leadership.clone(), (outputs.plans.subscribe(), self.store.clone()));
         process.spawn(apply.run());
         process.spawn(unlink::run(client.clone(), known.clone(), leadership.clone()));
-        process.spawn(statuses::run(client.clone(), known.clone(), leadership, outputs.plans.subscribe()));
+        let (plans, metrics) = (outputs.plans.subscribe(), self.metrics.clone());
+        process.spawn(statuses::run(client.clone(), known.clone(), leadership, plans, metrics));
         process.spawn(watch::kubernetes::run(client, known, (self.store, self.metrics), process.clone()));
         Ok(())
     }

@@ -64,6 +64,7 @@ struct Inner {
     reload: Gauge,
     problems: Gauge,
     effect: Histogram,
+    plan: Histogram,
     services: Family<ServicesLabels, Gauge>,
     alive: Family<LinkLabel, Gauge>,
     age: Family<LinkLabel, Seconds>,
@@ -87,6 +88,7 @@ impl Default for Inner {
             problems: Gauge::default(),
             // From a few milliseconds, which a local change takes, to seconds, which is too long.
             effect: Histogram::new([0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]),
+            plan: Histogram::new([0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5]),
             services: Family::default(),
             alive: Family::default(),
             age: Family::default(),
@@ -113,6 +115,7 @@ impl Metrics {
         registry.register("hawser_config_problems", "Problems in object files that are refused", m.problems.clone());
         let effect = "From a change of objects or catalogs to the tables that say so";
         registry.register("hawser_change_effect_seconds", effect, m.effect.clone());
+        registry.register("hawser_plan_seconds", "To plan everything once and hand it on", m.plan.clone());
         let services = "Services of a linked cluster: offered, imported, refused";
         registry.register("hawser_link_services", services, m.services.clone());
         registry.register("hawser_link_alive", "1 while the catalog's lease is fresh", m.alive.clone());
@@ -230,6 +233,11 @@ impl Metrics {
     pub fn effective(&self, changed_at_ms: i64, now_ms: i64) {
         let taken = u32::try_from(now_ms.saturating_sub(changed_at_ms).max(0)).unwrap_or(u32::MAX);
         self.0.effect.observe(f64::from(taken) / 1000.0);
+    }
+
+    /// Everything was planned once.
+    pub fn plan_took(&self, took: Duration) {
+        self.0.plan.observe(took.as_secs_f64());
     }
 
     /// A link is gone, and so are its series.

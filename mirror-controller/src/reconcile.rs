@@ -18,6 +18,10 @@ const THOROUGH: Duration = Duration::from_secs(30);
 /// Between two plans: what comes meanwhile is planned together, so that a storm of changes cannot keep a core busy with
 /// plans that are out of date when they are made.
 const PAUSE: Duration = Duration::from_millis(5);
+/// Where a plan is large, so many times what it took: a third of a core at most.
+const REST: u32 = 2;
+/// But no more than this.
+const REST_MAX: Duration = Duration::from_millis(500);
 /// After writing failed.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -41,6 +45,7 @@ pub async fn run(store: Store, outputs: Outputs, metrics: Metrics) {
     let mut worlds = store.watch();
     loop {
         let world = worlds.borrow_and_update().clone();
+        let began = clock::monotonic();
         if let Some(plan) = plan(&world) {
             let previous = outputs.published.borrow().clone();
             if let Some(next) = table::next(previous.as_deref(), &plan, &world) {
@@ -55,7 +60,9 @@ pub async fn run(store: Store, outputs: Outputs, metrics: Metrics) {
                 }
                 changed
             });
-            tokio::time::sleep(PAUSE).await;
+            let took = clock::monotonic().saturating_duration_since(began);
+            metrics.plan_took(took);
+            tokio::time::sleep((took * REST).clamp(PAUSE, REST_MAX)).await;
         }
         if worlds.changed().await.is_err() {
             return;

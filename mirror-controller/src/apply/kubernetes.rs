@@ -80,7 +80,7 @@ impl Apply {
             let more = match plan {
                 Some(plan) if self.leadership.leads() => {
                     if !Arc::ptr_eq(&plan, &wanted.plan) {
-                        wanted = Wanted::new(plan);
+                        wanted = wanted.next(plan);
                     }
                     self.round(&wanted).await
                 }
@@ -118,7 +118,7 @@ impl Apply {
         self.unwritten.lock().retain(|key, _| changed.contains(&(key.namespace.clone(), key.service.clone())));
         let more = groups.len() > ROUND;
         groups.truncate(ROUND);
-        let objects: BTreeMap<ObjectKey, Owned<'_>> = owned(&wanted.plan).into_iter().collect();
+        let objects = owned(&wanted.plan);
         let write = |group| self.group(group, &objects, wanted, &links);
         futures_util::stream::iter(&groups).for_each_concurrent(self.writers, write).await;
         self.tell();
@@ -126,10 +126,11 @@ impl Apply {
     }
 
     /// Makes what belongs to one service, in order, up to the first failure.
-    async fn group(&self, group: &Group, objects: &BTreeMap<ObjectKey, Owned<'_>>, wanted: &Wanted, links: &Links) {
+    async fn group(&self, group: &Group, objects: &[(ObjectKey, Owned<'_>)], wanted: &Wanted, links: &Links) {
         for change in &group.changes {
             let Some(permit) = self.leadership.permit() else { return };
-            let object = objects.get(&change.key);
+            let found = objects.binary_search_by(|(key, _)| key.cmp(&change.key)).ok();
+            let object = found.and_then(|at| objects.get(at)).map(|(_, object)| object);
             let written = self.writer.write(change, object.map(|object| (object, wanted)), links, permit).await;
             let Err(failure) = written else {
                 self.unwritten.lock().remove(&change.key);

@@ -35,9 +35,9 @@ use crate::world::Store;
 
 type Offers = BTreeMap<ServiceKey, Service>;
 
-/// Sealed sessions at once. A peer's controller needs one, two while it moves to another gateway; the rest is room for
-/// as many links.
-const SESSIONS_MAX: usize = 256;
+/// Sealed sessions at once. A peer's controller needs one, two while it moves to another gateway: room for 500 links that
+/// all do so at once.
+const SESSIONS_MAX: usize = 1024;
 /// Sessions of one trust domain at once, so that one peer does not take the places of the others.
 const PEER_SESSIONS_MAX: usize = 8;
 /// A session on which nothing is asked for this long is over.

@@ -8,6 +8,7 @@ use hawser_api::{ClusterName, Namespace};
 use hawser_runtime::clock;
 use hawser_tunnel::pool::{Dialer, GatewayPath, Probe};
 use hawser_tunnel::tls::Credentials;
+use tokio::time::Instant;
 
 use crate::metrics::Metrics;
 use crate::world::{GatewayState, Store};
@@ -18,8 +19,10 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const DEADLINE: Duration = Duration::from_millis(700);
 /// One miss may be bad luck; the second follows at once.
 const MISSES: u32 = 2;
-/// A round trip is told anew when it differs from what was told by more than this and by more than a half.
+/// A round trip is told anew when it differs from what was told by more than this and by more than a half, and only so often:
+/// everything is planned again for it, and on a busy machine each probe finds another one.
 const NOTABLE_US: u64 = 500;
+const TOLD_AGAIN: Duration = Duration::from_secs(10);
 
 /// The ways to a link's gateways.
 pub fn paths(cluster: &ClusterName, link: &Link) -> Vec<GatewayPath> {
@@ -40,7 +43,7 @@ pub async fn run(paths: Vec<GatewayPath>, credentials: Credentials, dialer: Dial
 }
 
 async fn one(path: GatewayPath, dialer: Dialer, store: Store, metrics: Metrics) {
-    let mut misses = 0;
+    let (mut misses, mut told) = (0, None::<Instant>);
     loop {
         let started = tokio::time::sleep(INTERVAL);
         let answer = tokio::time::timeout(DEADLINE, dialer.probe(&path)).await;
@@ -48,7 +51,10 @@ async fn one(path: GatewayPath, dialer: Dialer, store: Store, metrics: Metrics) 
             Ok(Ok(probe)) => {
                 misses = 0;
                 metrics.gateway(&path, true, Some(probe.round_trip));
-                alive(&path, &store, &probe);
+                let stale = told.is_none_or(|told| told.elapsed() >= TOLD_AGAIN);
+                if alive(&path, &store, &probe, stale) {
+                    told = Some(Instant::now());
+                }
                 started.await;
             }
             missed => {
@@ -70,23 +76,27 @@ async fn one(path: GatewayPath, dialer: Dialer, store: Store, metrics: Metrics) 
     }
 }
 
-fn alive(path: &GatewayPath, store: &Store, probe: &Probe) {
+/// Whether it was told. `stale`: a round trip alone is worth it.
+fn alive(path: &GatewayPath, store: &Store, probe: &Probe, stale: bool) -> bool {
     let round_trip_us = u64::try_from(probe.round_trip.as_micros()).unwrap_or(u64::MAX);
     let transport = probe.transport.as_str();
     change(path, store, |known| {
         let differs = known.round_trip_us.abs_diff(round_trip_us);
-        if known.alive && known.transport == transport && (differs < NOTABLE_US || differs < known.round_trip_us / 2) {
+        let notable = stale && differs >= NOTABLE_US && differs >= known.round_trip_us / 2;
+        if known.alive && known.transport == transport && !notable {
             return None;
         }
         Some(GatewayState { alive: true, transport: transport.to_owned(), round_trip_us, trouble: String::new() })
-    });
+    })
 }
 
 fn dead(path: &GatewayPath, store: &Store, trouble: String) {
-    change(path, store, |known| Some(GatewayState { alive: false, trouble, ..known.clone() }));
+    let _ = change(path, store, |known| Some(GatewayState { alive: false, trouble, ..known.clone() }));
 }
 
-fn change(path: &GatewayPath, store: &Store, next: impl FnOnce(&GatewayState) -> Option<GatewayState>) {
+/// Whether there was something to tell.
+fn change(path: &GatewayPath, store: &Store, next: impl FnOnce(&GatewayState) -> Option<GatewayState>) -> bool {
+    let mut told = false;
     let gateway: &Namespace = &path.gateway;
     store.update_peer(clock::millis(clock::now()), &path.cluster, |peer| {
         // An entry says that it has been probed: one that was not is as good as any.
@@ -98,6 +108,8 @@ fn change(path: &GatewayPath, store: &Store, next: impl FnOnce(&GatewayState) ->
             tracing::info!(cluster = %path.cluster, %gateway, alive, why, "a gateway changed");
         }
         peer.gateways.insert(gateway.clone(), next);
+        told = true;
         true
     });
+    told
 }

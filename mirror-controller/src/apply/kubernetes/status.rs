@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use super::pacing::Pacing;
 use crate::kubernetes::{MANAGER, send};
 use crate::lease::Leadership;
+use crate::metrics::Metrics;
 use crate::plan::Plan;
 use crate::plan::statuses::condition;
 use crate::watch::kubernetes::Known;
@@ -66,7 +67,13 @@ struct Pending {
 }
 
 /// Writes statuses until dropped.
-pub async fn run(client: Client, known: Known, leadership: Leadership, mut plans: watch::Receiver<Option<Arc<Plan>>>) {
+pub async fn run(
+    client: Client,
+    known: Known,
+    leadership: Leadership,
+    mut plans: watch::Receiver<Option<Arc<Plan>>>,
+    metrics: Metrics,
+) {
     let mut pending: BTreeMap<Name, Pending> = BTreeMap::new();
     let (mut pacing, mut written) = (Pacing::default(), BTreeMap::new());
     let (mut stirred, mut led) = (known.stirred(), false);
@@ -105,7 +112,9 @@ pub async fn run(client: Client, known: Known, leadership: Leadership, mut plans
             // Whatever the answer: not again before it has been about to be written for as long.
             (known.first, known.since) = (now, now);
             let wanted = known.status.clone();
-            match write(&client, &due, permit.within).await {
+            let done = write(&client, &due, permit.within).await;
+            metrics.wrote(due.kind.as_str(), "status", if done.is_ok() { "ok" } else { "failed" });
+            match done {
                 // Somebody made something else of it: a webhook, or another controller that takes it for its own.
                 Ok(()) if written.insert(key.clone(), wanted.clone()).is_some_and(|before| before == wanted) => {
                     pacing.repaired(key, now);
