@@ -181,6 +181,46 @@ async fn a_definition_that_is_missing_is_told_and_holds_up_nothing_else() -> Res
     .await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_definition_of_imports_there_are_mirrors_and_what_serves_imports_outlives_it() -> Result<()> {
+    const DEFINITION: &str = "serviceimports.multicluster.x-k8s.io";
+    linked(&["checkout"], async |fabric, site| {
+        site.plane.kubectl(&["delete", "customresourcedefinition", DEFINITION], "").await?;
+        let controller = site.controller("a").await?;
+        let mirrored = async |name: &str| {
+            let made = within(DONE, name, async || Ok(site.api::<Service>().get(name).await?)).await;
+            made.map(drop).map_err(|error| error.context(controller.last_words()))
+        };
+        mirrored("checkout-east").await?;
+        let told = readable(site, "False").await?;
+        ensure!(told.contains("serviceimports") && told.contains("hawser install --crds-only"), "{told}");
+        ensure!(site.api::<Service>().get_opt("checkout-clusterset").await?.is_none(), "it serves no import");
+
+        let definitions = hawser_e2e::kubernetes::site::install().await?;
+        let install = async || site.plane.kubectl(&["apply", "--server-side", "-f", "-"], &definitions).await;
+        install().await?;
+        converged(site, &names(&["checkout"])).await.map_err(|error| error.context(controller.last_words()))?;
+        readable(site, "True").await?;
+        let address = async || {
+            let service = site.api::<Service>().get("checkout-clusterset").await?;
+            anyhow::Ok((service.uid(), service.spec.and_then(|spec| spec.cluster_ip)))
+        };
+        let before = address().await?;
+
+        // Taken away under it, and with it all imports: whoever knows the address is still served.
+        site.plane.kubectl(&["delete", "customresourcedefinition", DEFINITION], "").await?;
+        readable(site, "False").await?;
+        offer(fabric, ["cart".to_owned()])?;
+        mirrored("cart-east").await?;
+        ensure!(address().await? == before, "{before:?} is gone");
+        install().await?;
+        converged(site, &names(&["cart", "checkout"])).await.map_err(|error| error.context(controller.last_words()))?;
+        ensure!(address().await? == before, "{before:?} is another");
+        readable(site, "True").await.map(drop)
+    })
+    .await
+}
+
 /// What the Link's condition about kinds says, once it has this status.
 async fn readable(site: &Site, status: &str) -> Result<String> {
     eventually(&format!("KindsReadable to be {status}"), async || {

@@ -266,6 +266,11 @@ async fn each_endpoint_of_a_headless_service_has_an_address_here_and_a_name_in_c
                 let one = dns.ask(&format!("{host}.east.{name}"), "A").await?;
                 ensure!(one == [address.clone()], "{host}: {one:?} for {address}");
             }
+            // One record for each endpoint, by its name.
+            let srv = dns.ask(&name, "SRV").await?;
+            let named =
+                hosts.iter().all(|(host, _)| srv.iter().any(|one| one.contains(&format!("{host}.east.{name}"))));
+            ensure!(srv.len() == hosts.len() && named, "{srv:?} for {hosts:?}");
             Ok(())
         })
         .await?;
