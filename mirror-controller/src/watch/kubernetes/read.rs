@@ -231,19 +231,66 @@ fn facts(kind: Kind, api_version: &str, object: &DynamicObject) -> Facts {
 /// Without the conditions that others wrote, which are none of our business: an API server says who manages what.
 fn own_status(object: &DynamicObject) -> Value {
     let mut status = object.data.get("status").cloned().unwrap_or(Value::Null);
-    let managers = object.metadata.managed_fields.iter().flatten();
-    let ours = managers.filter(|entry| {
-        entry.manager.as_deref() == Some(MANAGER)
-            && entry.operation.as_deref() == Some("Apply")
-            && entry.subresource.as_deref() == Some("status")
+    let ours = object.metadata.managed_fields.iter().flatten().filter(|entry| {
+        let of = [&entry.manager, &entry.operation, &entry.subresource].map(Option::as_deref);
+        of == [Some(MANAGER), Some("Apply"), Some("status")]
     });
-    let mut ours = ours.filter_map(|entry| entry.fields_v1.as_ref()?.0.pointer("/f:status/f:conditions")?.as_object());
-    if let (Some(all), Some(ours)) = (status.get_mut("conditions").and_then(Value::as_array_mut), ours.next())
-        // One that owns the list as a whole, where the definition has it so, owns each.
-        && ours.keys().any(|key| key.starts_with("k:"))
-    {
-        let is_ours = |kind: &Value| ours.contains_key(&format!("k:{}", json!({ "type": kind })));
-        all.retain(|condition| condition.get("type").is_some_and(is_ours));
+    // One for each version of the API that it was ever written in.
+    let ours = ours.filter_map(|entry| entry.fields_v1.as_ref()?.0.pointer("/f:status/f:conditions")?.as_object());
+    let ours: Vec<_> = ours.filter(|fields| fields.keys().any(|key| key.starts_with("k:"))).collect();
+    // Who owns the list as a whole, where the definition has it so, owns each item.
+    if let (Some(all), false) = (status.get_mut("conditions").and_then(Value::as_array_mut), ours.is_empty()) {
+        all.retain(|condition| {
+            let key = condition.get("type").map(|kind| format!("k:{}", json!({ "type": kind })));
+            key.is_some_and(|key| ours.iter().any(|fields| fields.contains_key(&key)))
+        });
     }
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A Link with two conditions, and who wrote which, in which version of the API.
+    fn conditions_of(managers: &[(&str, &str, &str, Value)]) -> Vec<String> {
+        let managers: Vec<Value> = managers
+            .iter()
+            .map(|(manager, operation, version, conditions)| {
+                json!({ "manager": manager, "operation": operation, "apiVersion": version, "subresource": "status",
+                    "fieldsV1": { "f:status": { "f:conditions": conditions } } })
+            })
+            .collect();
+        let link = json!({
+            "apiVersion": "hawser.dev/v1alpha1", "kind": "Link",
+            "metadata": { "name": "east", "managedFields": managers },
+            "status": { "conditions": [{ "type": "Ready" }, { "type": "example.com/Reviewed" }] },
+        });
+        let status = own_status(&serde_json::from_value(link).unwrap());
+        let conditions = status["conditions"].as_array().unwrap();
+        conditions.iter().map(|condition| condition["type"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn of_conditions_only_ours_are_known() {
+        let item = |kind: &str| (format!("k:{}", json!({ "type": kind })), json!({ ".": {} }));
+        let items = |kinds: &[&str]| Value::Object(kinds.iter().map(|kind| item(kind)).collect());
+        let (ours, both) = (items(&["Ready"]), items(&["Ready", "example.com/Reviewed"]));
+        let theirs = ("reviewer", "Apply", "hawser.dev/v1alpha1", items(&["example.com/Reviewed"]));
+        let by_us = |version, conditions| (MANAGER, "Apply", version, conditions);
+        assert_eq!(conditions_of(&[by_us("hawser.dev/v1alpha1", ours.clone()), theirs.clone()]), ["Ready"]);
+        // Written in one version of the API before, and in another now.
+        let versions = [by_us("hawser.dev/v1", items(&[])), by_us("hawser.dev/v1alpha1", ours.clone()), theirs.clone()];
+        assert_eq!(conditions_of(&versions), ["Ready"]);
+        assert_eq!(
+            conditions_of(&[by_us("hawser.dev/v1", items(&["Other"])), by_us("hawser.dev/v1alpha1", ours)]),
+            ["Ready"]
+        );
+        // The list is ours as a whole, or nobody says whose it is: then each is compared.
+        for managers in
+            [vec![by_us("hawser.dev/v1alpha1", json!({}))], vec![theirs], vec![(MANAGER, "Update", "", both)]]
+        {
+            assert_eq!(conditions_of(&managers), ["Ready", "example.com/Reviewed"]);
+        }
+    }
 }
