@@ -191,6 +191,11 @@ impl Service {
             (Some(Attestation::ServiceAccountToken(token)), Some(api)) => Some(api.review(token, clock::now()).await),
             _ => None,
         };
+        if matches!(request.attestation, Some(Attestation::Renewal(_))) {
+            // What follows keeps this thread until it is signed. Whoever has arrived meanwhile is looked at first: he is of
+            // the first lane, or finds the queue full and is told so, instead of waiting unseen behind the herd.
+            tokio::task::yield_now().await;
+        }
         // A caller that hangs up meanwhile frees no room: the work is still going on, or its line waits for the disk.
         let worked = move || {
             place.worked();

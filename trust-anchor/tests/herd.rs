@@ -86,6 +86,12 @@ impl Anchor {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
+    /// SIGSTOP or SIGCONT.
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
     /// One sample of its metrics.
     fn metric(&self, sample: &str) -> f64 {
         let mut socket = TcpStream::connect(self.admin).unwrap();
@@ -133,6 +139,7 @@ fn renewal(chain: &[Vec<u8>], key: &KeyPair) -> IssueRequest {
 
 #[derive(Default)]
 struct Seen {
+    asked: AtomicU64,
     served: AtomicU64,
     shed: AtomicU64,
     hinted: AtomicU64,
@@ -142,6 +149,7 @@ struct Seen {
 
 /// One of the herd: asks until it is served, and heeds the hint.
 async fn renew(mut client: Client, request: IssueRequest, seen: Arc<Seen>) {
+    seen.asked.fetch_add(1, Ordering::Relaxed);
     // As `identity::keep` does: it doubles up to 15 s.
     for pause in [1000, 2000, 4000, 8000].into_iter().chain(std::iter::repeat(15_000)) {
         match client.issue(request.clone()).await {
@@ -190,17 +198,27 @@ async fn requests(anchor: &Anchor) -> Vec<IssueRequest> {
     (0..HERD).map(|n| &holders[n % IDENTITIES]).map(|(chain, key)| renewal(chain, key)).collect()
 }
 
-async fn run_herd(anchor: &Anchor, requests: Vec<IssueRequest>, seen: &Arc<Seen>) {
+/// The herd asks while the trust anchor hangs, and all that its connections may carry is there when it goes on: however
+/// fast the machine, that is more than it has room for.
+async fn herd(anchor: &Anchor, requests: Vec<IssueRequest>, seen: &Arc<Seen>) -> JoinSet<()> {
     let mut clients = Vec::new();
     for _ in 0..CONNECTIONS {
         clients.push(client(&anchor.socket()).await);
     }
+    // Each has heard how many requests it may carry at once.
+    for (client, request) in clients.iter_mut().zip(&requests) {
+        client.issue(request.clone()).await.unwrap();
+    }
+    anchor.signal(rustix::process::Signal::STOP);
     let mut herd = JoinSet::new();
     for (n, request) in requests.into_iter().enumerate() {
         herd.spawn(renew(clients[n % CONNECTIONS].clone(), request, Arc::clone(seen)));
     }
-    let served = async { while herd.join_next().await.transpose().unwrap().is_some() {} };
-    tokio::time::timeout(PATIENCE, served).await.unwrap();
+    while seen.asked.load(Ordering::Relaxed) < HERD as u64 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    anchor.signal(rustix::process::Signal::CONT);
+    herd
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -209,12 +227,15 @@ async fn a_herd_of_ten_thousand_is_served_and_a_newcomer_does_not_wait_for_it() 
     let requests = requests(&anchor).await;
     let seen = Arc::new(Seen::default());
     let (socket, store, watched) = (anchor.socket(), anchor.store(), Arc::clone(&seen));
+    let before = anchor.resident_kib();
+    let mut herd = herd(&anchor, requests, &seen).await;
+    let started = clock::monotonic();
     let newcomers = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(newcomers(socket, store, watched))
     });
-    let (before, started) = (anchor.resident_kib(), clock::monotonic());
-    run_herd(&anchor, requests, &seen).await;
+    let served = async { while herd.join_next().await.transpose().unwrap().is_some() {} };
+    tokio::time::timeout(PATIENCE, served).await.unwrap();
     let took = clock::monotonic() - started;
     seen.over.store(true, Ordering::Relaxed);
     let waited = newcomers.join().unwrap();
