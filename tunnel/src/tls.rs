@@ -418,8 +418,10 @@ impl Credentials {
     /// Whether we still are who we were to this peer. Where we have another certificate, what rests on the old one is not
     /// to last until that ends: its issuer may wait to retire.
     pub fn still_shows(&self, peer: &VerifiedPeer) -> bool {
-        let leaf = |identity: &Option<Arc<Identity>>| identity.as_ref().and_then(|own| own.chain().first().cloned());
-        leaf(&self.identity()) == leaf(&peer.ours)
+        fn leaf(identity: Option<&Arc<Identity>>) -> Option<&CertificateDer<'static>> {
+            identity?.chain().first()
+        }
+        leaf(self.shared.snapshot.load().identity.as_ref()) == leaf(peer.ours.as_ref())
     }
 
     /// Until we are not who we were to this peer. Cancellation-safe.

@@ -157,7 +157,7 @@ impl Inbound {
         }
     }
 
-    /// Until we have another certificate than now, and a moment more: not all callers come at once.
+    /// Until we have another certificate than the session's, and a moment more: not all callers come at once.
     async fn renewed(&self, peer: &VerifiedPeer) {
         self.context.credentials.shows_another(peer).await;
         tokio::time::sleep(RENEWED.mul_f64(rand::random_range(0.0..1.0))).await;

@@ -89,7 +89,7 @@ impl Wanted {
         Self::default().next(plan)
     }
 
-    /// Of the plan that follows. What is in both has the same digest, and to compare costs a tenth of making one.
+    /// Of the plan that follows. What is the same in both keeps its digest.
     #[must_use]
     pub fn next(mut self, plan: Arc<Plan>) -> Self {
         let former = owned(&self.plan);
